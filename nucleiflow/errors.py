@@ -1,0 +1,35 @@
+"""What can go wrong, named by who must act. The command line prints one line for each of these."""
+
+
+class NucleiflowError(Exception):
+    """Base of every error we raise on purpose. `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class ConfigError(NucleiflowError):
+    """An option or job file is wrong: the user changes it."""
+
+    exit_code = 2
+
+
+class SlideError(NucleiflowError):
+    """An input image is missing, damaged or unsupported: the user replaces it."""
+
+    exit_code = 2
+
+
+class ModelError(NucleiflowError):
+    """A model does not keep the contract: the user gives another one."""
+
+    exit_code = 2
+
+
+class StoreError(NucleiflowError):
+    """The output cannot be written or belongs to another run."""
+
+    exit_code = 2
+
+
+class RunError(NucleiflowError):
+    """The run itself failed, through no fault of the input: ours, the machine's or the cluster's."""
