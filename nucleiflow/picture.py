@@ -1,0 +1,133 @@
+"""PNG or JPEG file -> Slide of one level. The only reader that imports Pillow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageFile, JpegImagePlugin, PngImagePlugin
+
+from nucleiflow.box import Box
+from nucleiflow.errors import SlideError
+from nucleiflow.slide import (
+    NO_MPP,
+    Level,
+    Slide,
+    mean_mpp,
+    mpp_from_resolution,
+    to_channels_last,
+    unreadable,
+)
+
+MAX_PIXELS = 2**30
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC = b"\xff\xd8\xff"
+GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+CUT = "is damaged or cut short: copy it again"
+
+
+def open_slide(path: str) -> Slide:
+    """Open a PNG or JPEG by its content, whatever its name.
+
+    Its pixels are decoded once, at the first read, and kept: 1 to 3 bytes per pixel (2 if 16-bit).
+    Alpha is dropped, palettes and CMYK become RGB. Raises SlideError with one line.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _slide(path, file)
+    except SlideError:
+        raise
+    except Exception as error:
+        raise unreadable(path, CUT, error) from error
+
+
+def _slide(path: str, file: BinaryIO) -> Slide:
+    """The slide behind an open file, from its header alone."""
+    head = file.read(33)
+    _check_head(path, head)
+    file.seek(0)
+    with _image(file) as image:
+        mode, (width, height), dpi = image.mode, image.size, image.info.get("dpi")
+    if width * height > MAX_PIXELS:
+        raise SlideError(
+            f"{path}: {width} x {height} px is too large for a PNG or JPEG (limit {MAX_PIXELS} px, "
+            "as it is decoded whole): convert it to a tiled TIFF"
+        )
+    mpp, note = _mpp(dpi)
+    rgb = mode not in GREY_MODES
+    fetch, close = _decoder(path, rgb=rgb, deep=mode.startswith("I"))
+    return Slide(
+        path=path,
+        format="PNG" if head.startswith(PNG_MAGIC) else "JPEG",
+        levels=(Level((height, width), fetch),),
+        channels=("R", "G", "B") if rgb else ("channel 0",),
+        rgb=rgb,
+        dtype=np.dtype(np.uint16 if mode.startswith("I") else np.uint8),
+        mpp=mpp,
+        mpp_source="resolution (dpi)" if mpp else NO_MPP,
+        notes=(note,) if note else (),
+        close=close,
+    )
+
+
+def _check_head(path: str, head: bytes) -> None:
+    """Refuse what is no PNG or JPEG, and what Pillow would silently reduce to 8 bit."""
+    if not head:
+        raise SlideError(f"{path}: is empty: copy it again")
+    if head.startswith(PNG_MAGIC):
+        if len(head) < 33:
+            raise SlideError(f"{path}: {CUT}")
+        bits, colour_type = head[24], head[25]
+        if bits == 16 and colour_type != 0:
+            raise SlideError(f"{path}: 16-bit PNG in colour or with alpha: save it as TIFF")
+    elif not head.startswith(JPEG_MAGIC):
+        raise SlideError(f"{path}: is neither PNG nor JPEG: give an image file")
+
+
+def _image(file: BinaryIO) -> ImageFile.ImageFile:
+    """Pillow's image, made without `Image.open`, whose size limit is a global we leave alone."""
+    is_png = file.read(8) == PNG_MAGIC
+    file.seek(0)
+    return PngImagePlugin.PngImageFile(file) if is_png else JpegImagePlugin.JpegImageFile(file)
+
+
+def _mpp(dpi: Any) -> tuple[float | None, str | None]:
+    """mpp and a note from Pillow's (x, y) dots per inch, if it has them."""
+    if not isinstance(dpi, tuple) or len(dpi) != 2:
+        return None, None
+    return mean_mpp(*(mpp_from_resolution(float(value), "inch") for value in dpi))
+
+
+def _decoder(
+    path: str, *, rgb: bool, deep: bool
+) -> tuple[Callable[[Box], NDArray[Any]], Callable[[], None]]:
+    """`read(box)` that decodes the file once for all threads, and what frees the pixels."""
+    lock = threading.Lock()
+
+    @lru_cache(maxsize=1)
+    def pixels() -> NDArray[Any]:
+        return _decode(path, rgb=rgb, deep=deep)
+
+    def read(box: Box) -> NDArray[Any]:
+        with lock:
+            whole = pixels()
+        return whole[box.slices()].copy()
+
+    return read, pixels.cache_clear
+
+
+def _decode(path: str, *, rgb: bool, deep: bool) -> NDArray[Any]:
+    """All pixels of the file, (h, w, 1 or 3) uint8, or (h, w, 1) uint16 if `deep`."""
+    try:
+        with open(path, "rb") as file, _image(file) as image:
+            image.load()
+            if deep:
+                return to_channels_last(np.asarray(image).astype(np.uint16), "YX")
+            flat = np.asarray(image.convert("RGB" if rgb else "L"))
+            return to_channels_last(flat, "YXS" if rgb else "YX")
+    except Exception as error:
+        raise unreadable(path, CUT, error) from error

@@ -1,0 +1,104 @@
+"""Sampled pixels of a slide -> which stain it is, which channels the network sees, and why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleiflow.errors import ConfigError
+
+STAINS = ("fluorescence", "brightfield", "h&e")
+NUCLEAR_DYES = ("dapi", "hoechst", "draq5", "sytox", "propidium", "nuclei", "nuclear", "dna")
+COLOURED = 0.04  # mean chroma, as a part of full scale, above which a bright RGB image is stained
+BLACK, DARK = 0.06, 0.2  # brightness, as a part of full scale: surely, perhaps fluorescence
+FAINT = 0.02  # range, as a part of full scale, below which a histogram tells nothing
+
+
+@dataclass(frozen=True)
+class Stain:
+    """`kind` is one of STAINS, `channels` the slide's channels shown to the network."""
+
+    kind: str
+    channels: tuple[int, ...]
+    reason: str
+
+
+def decide(
+    sample: NDArray[Any],
+    names: Sequence[str],
+    *,
+    rgb: bool,
+    stain: str | None = None,
+    channel: str | None = None,
+) -> Stain:
+    """Sample (n, c) of pixels -> the stain; `stain` and `channel` are the user's own choice.
+
+    Raises ConfigError for an unknown stain or channel.
+    """
+    if stain is not None and stain not in STAINS:
+        raise ConfigError(f"stain is {stain!r}: choose one of {', '.join(STAINS)}")
+    values = sample.astype(np.float64) / np.iinfo(sample.dtype).max
+    if channel is not None:
+        return _one_channel(values, _channel_index(names, channel), stain, "--channel chose it")
+    if rgb:
+        return _colour(values, stain)
+    if values.shape[1] == 1:
+        return _one_channel(values, 0, stain, "the only channel")
+    for index, name in enumerate(names):
+        if any(dye in name.lower() for dye in NUCLEAR_DYES):
+            return _one_channel(values, index, stain or "fluorescence", f"named {name!r}")
+    return _one_channel(
+        values, 0, stain or "fluorescence", "the first; choose another with --channel"
+    )
+
+
+def _channel_index(names: Sequence[str], wanted: str) -> int:
+    lowered = [name.lower() for name in names]
+    if wanted.lower() in lowered:
+        return lowered.index(wanted.lower())
+    if wanted.isdigit() and int(wanted) < len(names):
+        return int(wanted)
+    listed = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
+    raise ConfigError(f"channel {wanted!r} is not in this slide: it has {listed}")
+
+
+def _one_channel(values: NDArray[np.float64], index: int, stain: str | None, why: str) -> Stain:
+    seen = values[:, index]
+    if stain is None:
+        stain = "brightfield" if _bright_background(seen) else "fluorescence"
+        look = "dark on bright" if stain == "brightfield" else "bright on dark"
+    else:
+        look = "as told" if why != "named" else "by name"
+    return Stain(stain, (index,), f"{stain}: channel {index} ({why}), {look}")
+
+
+def _colour(values: NDArray[np.float64], stain: str | None) -> Stain:
+    """RGB: stained tissue, a grey picture saved as RGB, or fluorescence shown in colour."""
+    chroma = float((values.max(axis=1) - values.min(axis=1)).mean())
+    if chroma < 1e-6:
+        return _one_channel(values, 0, stain, "red, green and blue are the same")
+    if stain == "fluorescence" or (stain is None and _dark_background(values)):
+        index = int(np.argmax(np.percentile(values, 99, axis=0) - np.median(values, axis=0)))
+        why = f"{'red green blue'.split()[index]} holds the signal"
+        return Stain("fluorescence", (index,), f"fluorescence: channel {index} ({why})")
+    if stain is None:
+        stain = "h&e" if chroma > COLOURED else "brightfield"
+    return Stain(stain, (0, 1, 2), f"{stain}: colour on bright, mean chroma {chroma:.3f}")
+
+
+def _dark_background(values: NDArray[np.float64]) -> bool:
+    """Whether colour (n, 3) is light on black: black outright, or dark with one channel alone lit."""
+    background = float(np.percentile(values.max(axis=1), 10))
+    low, high = np.percentile(values, (1, 99), axis=0)
+    signal = np.sort(high - low)
+    return background < BLACK or (background < DARK and bool(signal[2] > 2 * signal[1]))
+
+
+def _bright_background(seen: NDArray[np.float64]) -> bool:
+    """Whether the tail of the histogram points to the dark side (nuclei are the rarer pixels)."""
+    low, middle, high = np.percentile(seen, (1, 50, 99))
+    return bool(high - middle < middle - low) and bool(high - low > FAINT)
