@@ -261,7 +261,7 @@ def _assign(truth: Ints, found: Ints, scores: Floats) -> Ints:
     n, m = int(truth.max()) + 1, int(found.max()) + 1
     rows = np.concatenate([truth, np.arange(n), n + np.arange(m), n + found])
     columns = np.concatenate([found, m + np.arange(n), np.arange(m), m + truth])
-    gain = 0.01 + scores / (2 * min(n, m))  # all scores together weigh less than one more pair
+    gain = 1 + scores / (2 * min(n, m))  # all scores together weigh less than one more pair
     weights = np.full(len(rows), 2.0)
     weights[: len(gain)] -= gain
     graph = sparse.csr_array((weights, (rows, columns)), shape=(n + m, n + m))

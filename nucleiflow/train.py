@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nucleiflow import dataset, unet
 from nucleiflow.augment import Planes, crop
 from nucleiflow.errors import ConfigError
+from nucleiflow.model import digest
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -170,7 +171,7 @@ def _export(job: TrainJob, model: Any) -> None:
 def _record(job: TrainJob, samples: Sequence[dataset.Sample], losses: Sequence[float]) -> None:
     path = Path(f"{job.output}.keras")
     record = {
-        "sha256": unet.digest(path),
+        "sha256": digest(path),
         "training": {
             "data": [folder.name for folder in job.data],
             "images": sum(one.split == "train" for one in samples),

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nucleiflow.errors import ModelError
+from nucleiflow.model import digest
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 FILTERS = (16, 32, 64, 128, 256)
@@ -81,14 +80,6 @@ def set_threads(count: int) -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(count)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
-def digest(path: str | Path) -> str:
-    """sha256 of a model file. Raises ModelError when it cannot be read."""
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise ModelError(f"model {path} cannot be read: {error.strerror}") from error
 
 
 @functools.cache

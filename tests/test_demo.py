@@ -12,8 +12,8 @@ SIZE_PX, SEAM_PX = 512, 256
 EIGHT = np.ones((3, 3), bool)
 
 
-def nucleus(y, x, major=8.0, minor=8.0):
-    return _Nucleus(y, x, major, minor, 0.0, (), light=1000.0, soft=0.5, chromatin=(0, 0))
+def nucleus(y, x, major=8.0, minor=8.0, angle=0.0):
+    return _Nucleus(y, x, major, minor, angle, (), light=1000.0, soft=0.5, chromatin=(0, 0))
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_each_label_is_one_component_of_a_believable_size(slide):
 
 def test_a_nucleus_cut_in_two_by_an_earlier_one_keeps_its_larger_part(field):
     assert field.add(nucleus(44, 24, major=30, minor=1.2))  # a bar over rows 43 to 45
-    assert field.add(nucleus(30, 24, major=6, minor=17.5))
+    assert field.add(nucleus(30, 24, major=17.5, minor=6, angle=np.pi / 2))
     assert np.count_nonzero(field.truth[:43] == 2) > 250
     assert np.count_nonzero(field.truth[46:] == 2) == 0
     assert field.light[46, 24] > 100  # although it shines there

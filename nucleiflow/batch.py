@@ -1,0 +1,190 @@
+"""Many slides, one after the other, on one set of workers; a bad slide never stops the others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import resource
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nucleiflow import __version__, cluster, flow, records, source, unet
+from nucleiflow.config import RunConfig
+from nucleiflow.errors import NucleiflowError, StoreError
+from nucleiflow.model import SHIPPED, Model, load
+from nucleiflow.progress import Progress
+
+SOME_FAILED = 3
+PACKAGES = ("numpy", "scipy", "scikit-image", "zarr", "tifffile", "dask", "distributed", "tensorflow")
+
+
+@dataclass
+class Outcome:
+    """What became of each slide, and the exit code of the whole."""
+
+    slides: list[dict[str, Any]] = field(default_factory=list)
+    exit_code: int = 0
+    peak_bytes: dict[int, int] = field(default_factory=dict)
+
+
+def run(
+    given: Sequence[str], out: Path, config: RunConfig, *, workers: int | None, progress: Progress
+) -> Outcome:
+    """Segment all slides into `out`. Raises NucleiflowError for what concerns the whole batch."""
+    paths = source.find(given)
+    named = source.names(paths)
+    model = load(config.model or SHIPPED)
+    _check_writable(out)
+    outcome = Outcome()
+    with _runner(workers, model) as runner, _stop_on_sigterm():
+        for path in paths:
+            outcome.slides.append(
+                _one(path, named[path], out, config, model, runner, progress, outcome)
+            )
+            _write(out, outcome, model)
+    failed = [slide for slide in outcome.slides if slide["status"] == "failed"]
+    if failed:
+        everything = len(failed) == len(outcome.slides)
+        outcome.exit_code = failed[0]["exit_code"] if everything else SOME_FAILED
+    return outcome
+
+
+def _one(
+    path: str,
+    name: str,
+    out: Path,
+    config: RunConfig,
+    model: Model,
+    runner: cluster.Runner,
+    progress: Progress,
+    outcome: Outcome,
+) -> dict[str, Any]:
+    """One slide to its end: its final word, or why it failed."""
+    began = time.monotonic()
+    try:
+        job, slide = flow.prepare(path, name, out, config, model)
+        with slide:
+            for note in slide.notes:
+                progress.say(f"{name}: {note}")
+        word = _drive(flow.flow(job, config), name, runner, progress, outcome)
+    except Exception as error:
+        code = error.exit_code if isinstance(error, NucleiflowError) else 1
+        reason = explain(error)
+        progress.say(f"{name}: failed: {reason}")
+        return {"slide": path, "status": "failed", "reason": reason, "exit_code": code}
+    spent = time.monotonic() - began
+    megapixels = word["height"] * word["width"] / 1e6
+    if not word.get("again"):
+        progress.say(f"{name}: {word['stain_reason']}")
+    again = "already done: " if word.get("again") else ""
+    progress.say(
+        f"{name}: {again}{word['nuclei']:,} nuclei in {megapixels:,.1f} MP, "
+        f"{spent:.1f} s ({megapixels / spent:.2f} MP/s) -> {job.labels}"
+    )
+    return {"folder": str(job.folder), "wall_seconds": round(spent, 2), **word}
+
+
+def _drive(
+    stages: flow.Flow,
+    name: str,
+    runner: cluster.Runner,
+    progress: Progress,
+    outcome: Outcome,
+) -> dict[str, Any]:
+    while True:
+        try:
+            stage = next(stages)
+        except StopIteration as end:
+            return dict(end.value)
+        ready = stage.total - len(stage.tiles)
+        progress.stage(name, stage.name, ready, stage.total, stage.tile_megapixels)
+        for done in runner.run(stage.task, stage.tiles):
+            outcome.peak_bytes[done.process] = done.peak_bytes
+            progress.tile()
+
+
+def explain(error: BaseException) -> str:
+    """One line: our own errors as they are, others with their kind. Notes say where."""
+    where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()) if "tile" in note)
+    text = " ".join(str(error).split())[:400]
+    if isinstance(error, NucleiflowError):
+        return text + where
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or 'input or output'}{where}"
+    return f"unexpected {type(error).__name__}: {text}{where}; see --debug"
+
+
+@contextlib.contextmanager
+def _runner(workers: int | None, model: Model) -> Iterator[cluster.Runner]:
+    """Worker processes, or this process alone for `workers` 0."""
+    if workers == 0:
+        yield cluster.Serial()
+        return
+    shape = cluster.size(workers)
+    ready = partial(_prepare_worker, model.path, model.sha256, shape.network_threads)
+    with cluster.local(shape, ready) as runner:
+        yield runner
+
+
+def _prepare_worker(path: str, sha256: str, threads: int) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    unet.set_threads(threads)
+    unet.predictor(path, sha256)
+
+
+@contextlib.contextmanager
+def _stop_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: tiles in flight are dropped, the rest is kept."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: the caller handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / ".writable"
+        probe.write_bytes(b"1")
+        probe.unlink()
+    except OSError as error:
+        raise StoreError(f"output folder {out} cannot be written: {error.strerror}") from error
+
+
+def _write(out: Path, outcome: Outcome, model: Model) -> None:
+    driver = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    records.put_json(
+        out / "batch.json",
+        {
+            "slides": outcome.slides,
+            "model": {"path": model.path, "sha256": model.sha256},
+            "peak_worker_mb": [round(peak / 1e6) for peak in outcome.peak_bytes.values()],
+            "peak_driver_mb": round(driver / 1e6),
+            "versions": {"nucleiflow": __version__, **_versions()},
+            "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {name: "absent" for name in PACKAGES}
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found | {"python": platform.python_version()}

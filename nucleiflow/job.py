@@ -1,0 +1,81 @@
+"""Everything that the tasks of one slide need, as plain data that travels to any worker. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nucleiflow import pyramid
+from nucleiflow.model import Model
+from nucleiflow.normalise import Normalisation
+from nucleiflow.plan import Grid
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the slide is shown to the network. `block_px` is the side of a block of the tissue mask,
+    None where everything counts as tissue."""
+
+    norm: Normalisation
+    stain: str
+    reason: str
+    block_px: int | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One slide on its way. `folder` is where its outputs lie; `look` is known after the image stage."""
+
+    slide: str
+    level: int
+    name: str
+    folder: Path
+    grid: Grid
+    model: Model
+    channels: tuple[str, ...]
+    dtype: str
+    rgb: bool
+    mpp: float | None
+    look: Look | None = None
+
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        return pyramid.shapes(self.grid.height, self.grid.width)
+
+    def level_grid(self, level: int) -> Grid:
+        height, width = self.levels[level]
+        return Grid(height, width, self.grid.tile_px, self.grid.reach)
+
+    @property
+    def store(self) -> Path:
+        return self.folder / f"{self.name}.ome.zarr"
+
+    @property
+    def labels(self) -> Path:
+        return self.store / "labels" / "nuclei"
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+    @property
+    def foreground(self) -> Path:
+        return self.work / "foreground.zarr"
+
+    @property
+    def seeds(self) -> Path:
+        return self.work / "seeds.zarr"
+
+    @property
+    def tissue(self) -> Path:
+        return self.work / "tissue.npz"
+
+    @property
+    def run_json(self) -> Path:
+        return self.folder / "run.json"
+
+    def records(self, stage: str) -> Path:
+        return self.work / "records" / stage
+
+    def record(self, stage: str, index: int) -> Path:
+        return self.records(stage) / f"{index}.npz"

@@ -1,0 +1,70 @@
+"""The copied image -> stain, tissue mask and normalisation of the whole slide, decided once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleiflow import normalise, records, stain, store, tissue
+from nucleiflow.box import Box, grid
+from nucleiflow.job import Job, Look
+
+LOW_PX = 2048  # the low-resolution pass reads the first level that is no larger
+SAMPLE_PX, SAMPLES = 256, 64  # full-resolution blocks that the intensity percentiles come from
+
+
+def decide(
+    job: Job, *, kind: str | None, channel: str | None, tissue_only: bool
+) -> Job:
+    """The job with its look. Raises ConfigError for a stain or channel that cannot be."""
+    level = next(k for k, shape in enumerate(job.levels) if max(shape) <= LOW_PX)
+    low = _pixels(job, level, Box(0, 0, *job.levels[level]))
+    chosen = stain.decide(
+        low.reshape(-1, low.shape[-1]), job.channels, rgb=job.rgb, stain=kind, channel=channel
+    )
+    mask, block_px = None, 2**level
+    if tissue_only and job.grid.height * job.grid.width > tissue.EVERYTHING_MP * 10**6:
+        mask = tissue.find(
+            low[..., list(chosen.channels)],
+            bright_background=chosen.kind != "fluorescence",
+            block_px=block_px,
+        )
+    if mask is not None:
+        records.put_arrays(job.tissue, {"mask": mask})
+    norm = normalise.measure(
+        _sample(job, mask, block_px), stain=chosen.kind, channels=chosen.channels
+    )
+    look = Look(norm, chosen.kind, chosen.reason, block_px if mask is not None else None)
+    return replace(job, look=look)
+
+
+def tissue_tiles(job: Job) -> list[int]:
+    """Tiles with any tissue in their core."""
+    if job.look is None or job.look.block_px is None:
+        return list(range(len(job.grid)))
+    found = records.get_arrays(job.tissue)
+    mask = found["mask"] if found else np.ones((1, 1), bool)
+    cores = (job.grid.core(index).scale_down(job.look.block_px) for index in range(len(job.grid)))
+    return [index for index, core in enumerate(cores) if mask[core.slices()].any()]
+
+
+def _sample(job: Job, mask: NDArray[np.bool_] | None, block_px: int) -> NDArray[Any]:
+    """Pixels (n, c) of up to 64 blocks of 256 px spread evenly over the tissue, from full resolution.
+
+    The blocks are fixed by the slide alone, so no tiling changes them.
+    """
+    blocks = list(grid(job.grid.height, job.grid.width, SAMPLE_PX))
+    if mask is not None:
+        blocks = [
+            block for block in blocks if mask[block.scale_down(block_px).slices()].any()
+        ] or blocks
+    chosen = np.unique(np.linspace(0, len(blocks) - 1, min(SAMPLES, len(blocks))).astype(int))
+    parts = [_pixels(job, 0, blocks[index]) for index in chosen]
+    return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
+
+
+def _pixels(job: Job, level: int, box: Box) -> NDArray[Any]:
+    return np.moveaxis(store.read(job.store / str(level), box), 0, -1)
