@@ -40,7 +40,9 @@ def targets(labels: NDArray[Any]) -> NDArray[np.uint8]:
     for region in regionprops(np.pad(mirrored, CONTACT_PX)):
         y, x = region.bbox[0] - CONTACT_PX, region.bbox[1] - CONTACT_PX
         around = np.pad(region.image, CONTACT_PX)
-        depth = ndimage.distance_transform_edt(around)[CONTACT_PX:-CONTACT_PX, CONTACT_PX:-CONTACT_PX]
+        depth = ndimage.distance_transform_edt(around)[
+            CONTACT_PX:-CONTACT_PX, CONTACT_PX:-CONTACT_PX
+        ]
         height, width = region.image.shape
         part = planes[y : y + height, x : x + width]
         part[region.image, 0] = 255

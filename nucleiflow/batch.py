@@ -8,7 +8,7 @@ import platform
 import resource
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -17,12 +17,23 @@ from typing import Any
 
 from nucleiflow import __version__, cluster, flow, records, source, unet
 from nucleiflow.config import RunConfig
-from nucleiflow.errors import NucleiflowError, StoreError
+from nucleiflow.errors import NucleiflowError, StoreError, explain
+from nucleiflow.job import Job
 from nucleiflow.model import SHIPPED, Model, load
 from nucleiflow.progress import Progress
+from nucleiflow.slide import Slide
 
 SOME_FAILED = 3
-PACKAGES = ("numpy", "scipy", "scikit-image", "zarr", "tifffile", "dask", "distributed", "tensorflow")
+PACKAGES = (
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "zarr",
+    "tifffile",
+    "dask",
+    "distributed",
+    "tensorflow",
+)
 
 
 @dataclass
@@ -44,10 +55,10 @@ def run(
     _check_writable(out)
     outcome = Outcome()
     with _runner(workers, model) as runner, _stop_on_sigterm():
+        driver = _Driver(runner, progress, outcome)
         for path in paths:
-            outcome.slides.append(
-                _one(path, named[path], out, config, model, runner, progress, outcome)
-            )
+            prepare = partial(flow.prepare, path, named[path], out, config, model)
+            outcome.slides.append(driver.slide(path, prepare, config))
             _write(out, outcome, model)
     failed = [slide for slide in outcome.slides if slide["status"] == "failed"]
     if failed:
@@ -56,69 +67,55 @@ def run(
     return outcome
 
 
-def _one(
-    path: str,
-    name: str,
-    out: Path,
-    config: RunConfig,
-    model: Model,
-    runner: cluster.Runner,
-    progress: Progress,
-    outcome: Outcome,
-) -> dict[str, Any]:
-    """One slide to its end: its final word, or why it failed."""
-    began = time.monotonic()
-    try:
-        job, slide = flow.prepare(path, name, out, config, model)
-        with slide:
-            for note in slide.notes:
-                progress.say(f"{name}: {note}")
-        word = _drive(flow.flow(job, config), name, runner, progress, outcome)
-    except Exception as error:
-        code = error.exit_code if isinstance(error, NucleiflowError) else 1
-        reason = explain(error)
-        progress.say(f"{name}: failed: {reason}")
-        return {"slide": path, "status": "failed", "reason": reason, "exit_code": code}
-    spent = time.monotonic() - began
-    megapixels = word["height"] * word["width"] / 1e6
-    if not word.get("again"):
-        progress.say(f"{name}: {word['stain_reason']}")
-    again = "already done: " if word.get("again") else ""
-    progress.say(
-        f"{name}: {again}{word['nuclei']:,} nuclei in {megapixels:,.1f} MP, "
-        f"{spent:.1f} s ({megapixels / spent:.2f} MP/s) -> {job.labels}"
-    )
-    return {"folder": str(job.folder), "wall_seconds": round(spent, 2), **word}
+@dataclass(frozen=True)
+class _Driver:
+    """Takes slides through their stages on a runner."""
 
+    runner: cluster.Runner
+    progress: Progress
+    outcome: Outcome
 
-def _drive(
-    stages: flow.Flow,
-    name: str,
-    runner: cluster.Runner,
-    progress: Progress,
-    outcome: Outcome,
-) -> dict[str, Any]:
-    while True:
+    def slide(
+        self, path: str, prepare: Callable[[], tuple[Job, Slide]], config: RunConfig
+    ) -> dict[str, Any]:
+        """One slide to its end: its final word, or why it failed."""
+        began = time.monotonic()
         try:
-            stage = next(stages)
-        except StopIteration as end:
-            return dict(end.value)
-        ready = stage.total - len(stage.tiles)
-        progress.stage(name, stage.name, ready, stage.total, stage.tile_megapixels)
-        for done in runner.run(stage.task, stage.tiles):
-            outcome.peak_bytes[done.process] = done.peak_bytes
-            progress.tile()
+            job, slide = prepare()
+            with slide:
+                for note in slide.notes:
+                    self.progress.say(f"{job.name}: {note}")
+            word = self._stages(flow.flow(job, config), job.name)
+        except Exception as error:
+            code = error.exit_code if isinstance(error, NucleiflowError) else 1
+            reason = explain(error)
+            self.progress.say(f"failed: {reason}")
+            return {"slide": path, "status": "failed", "reason": reason, "exit_code": code}
+        spent = time.monotonic() - began
+        self._tell(job, word, spent)
+        return {"folder": str(job.folder), "wall_seconds": round(spent, 2), **word}
 
+    def _stages(self, stages: flow.Flow, name: str) -> dict[str, Any]:
+        while True:
+            try:
+                stage = next(stages)
+            except StopIteration as end:
+                return dict(end.value)
+            ready = stage.total - len(stage.tiles)
+            self.progress.stage(name, stage.name, ready, stage.total, stage.tile_megapixels)
+            for done in self.runner.run(stage.task, stage.tiles):
+                self.outcome.peak_bytes[done.process] = done.peak_bytes
+                self.progress.tile()
 
-def explain(error: BaseException) -> str:
-    """One line: our own errors as they are, others with their kind. Notes say where."""
-    where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()) if "tile" in note)
-    text = " ".join(str(error).split())[:400]
-    if isinstance(error, NucleiflowError):
-        return text + where
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename or 'input or output'}{where}"
-    return f"unexpected {type(error).__name__}: {text}{where}; see --debug"
+    def _tell(self, job: Job, word: dict[str, Any], spent: float) -> None:
+        megapixels = word["height"] * word["width"] / 1e6
+        if not word.get("again"):
+            self.progress.say(f"{job.name}: {word['stain_reason']}")
+        again = "already done: " if word.get("again") else ""
+        self.progress.say(
+            f"{job.name}: {again}{word['nuclei']:,} nuclei in {megapixels:,.1f} MP, "
+            f"{spent:.1f} s ({megapixels / spent:.2f} MP/s) -> {job.labels}"
+        )
 
 
 @contextlib.contextmanager
@@ -127,6 +124,7 @@ def _runner(workers: int | None, model: Model) -> Iterator[cluster.Runner]:
     if workers == 0:
         yield cluster.Serial()
         return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # inherited by the workers
     shape = cluster.size(workers)
     ready = partial(_prepare_worker, model.path, model.sha256, shape.network_threads)
     with cluster.local(shape, ready) as runner:
@@ -134,7 +132,6 @@ def _runner(workers: int | None, model: Model) -> Iterator[cluster.Runner]:
 
 
 def _prepare_worker(path: str, sha256: str, threads: int) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     unet.set_threads(threads)
     unet.predictor(path, sha256)
 
@@ -183,7 +180,7 @@ def _write(out: Path, outcome: Outcome, model: Model) -> None:
 
 
 def _versions() -> dict[str, str]:
-    found = {name: "absent" for name in PACKAGES}
+    found = dict.fromkeys(PACKAGES, "absent")
     for name in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

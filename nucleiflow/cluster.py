@@ -76,8 +76,8 @@ class Dask:
                     flying.add(self._submit(task, index))
         except KilledWorker as error:
             raise RunError(
-                "a worker process died again and again on one tile, most likely for want of memory: "
-                "use a smaller --tile-px or fewer --workers"
+                "a worker process died again and again on one tile, most likely for want of "
+                "memory: use a smaller --tile-px or fewer --workers"
             ) from error
         finally:
             self._client.cancel(list(flying.futures))
@@ -103,7 +103,9 @@ def size(workers: int | None) -> Size:
 
     Each has two threads, so that one tile is read and written while another is in the network.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     workers = workers or max(1, cores // 4)
     return Size(workers, 2, max(1, cores // workers))
 
@@ -114,7 +116,9 @@ def local(shape: Size, prepare: Callable[[], None]) -> Iterator[Dask]:
     import dask
     from distributed import Client, LocalCluster
 
-    dask.config.set({"distributed.admin.tick.limit": "1h", "distributed.worker.memory.spill": False})
+    dask.config.set(
+        {"distributed.admin.tick.limit": "1h", "distributed.worker.memory.spill": False}
+    )
     with (
         LocalCluster(
             n_workers=shape.workers,
@@ -138,7 +142,7 @@ def _plugin(prepare: Callable[[], None]) -> Any:
         idempotent = True
         name = "nucleiflow"
 
-        def setup(self, worker: Any) -> None:
+        def setup(self, **_: Any) -> None:
             logging.getLogger("distributed").setLevel(logging.CRITICAL)
             prepare()
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nucleiflow import normalise, stain
@@ -68,7 +67,7 @@ def read(sample: Sample) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def planes(samples: Sequence[Sample]) -> Iterator[Planes]:
-    """Each sample as the pipeline would see it: its own stain and normalisation, and its targets."""
+    """Each sample as the pipeline would see it, by its own stain and normalisation."""
     for sample in samples:
         image, labels = read(sample)
         pixels = image.reshape(-1, image.shape[-1])

@@ -32,4 +32,15 @@ class StoreError(NucleiflowError):
 
 
 class RunError(NucleiflowError):
-    """The run itself failed, through no fault of the input: ours, the machine's or the cluster's."""
+    """The run itself failed through no fault of the input: ours, or the machine's."""
+
+
+def explain(error: BaseException) -> str:
+    """One line: our own errors as they are, others with their kind. Notes say where."""
+    where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()) if "tile" in note)
+    text = " ".join(str(error).split())[:400]
+    if isinstance(error, NucleiflowError):
+        return text + where
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or 'input or output'}{where}"
+    return f"unexpected {type(error).__name__}: {text}{where}; see --debug"

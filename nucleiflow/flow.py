@@ -1,4 +1,4 @@
-"""One slide through all stages: what is to be done next, what is already done, and the final word."""
+"""One slide through all stages: what is done, what is next, and the final word."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def prepare(path: str, name: str, out: Path, config: RunConfig, model: Model) ->
     """Look at a slide and lay out its job. Raises SlideError or ConfigError."""
     slide = source.open_slide(path)
     if config.level >= len(slide.levels):
-        raise ConfigError(f"{path} has {len(slide.levels)} levels: there is no --level {config.level}")
+        raise ConfigError(
+            f"{path} has {len(slide.levels)} levels: there is no --level {config.level}"
+        )
     height, width = slide.levels[config.level].shape
     reach = plan.check(config.tile_px or plan.DEFAULT_TILE_PX, config.halo_px, model.reach)
     grid = plan.Grid(height, width, config.tile_px or _tile_px(height, width, reach), reach)

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 NO_LABEL = np.iinfo(np.uint32).max
 
 
-def grow(seeds: NDArray[np.uint32], foreground: NDArray[Any], *, grow_px: int) -> NDArray[np.uint32]:
+def grow(
+    seeds: NDArray[np.uint32], foreground: NDArray[Any], *, grow_px: int
+) -> NDArray[np.uint32]:
     """Seeds (h, w) uint32 and foreground (h, w), not 0 is nucleus -> labels (h, w) uint32.
 
     Step by step, each free foreground pixel next to a label (4 neighbours) takes it; where several

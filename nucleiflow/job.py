@@ -14,7 +14,8 @@ from nucleiflow.plan import Grid
 @dataclass(frozen=True)
 class Look:
     """How the slide is shown to the network. `block_px` is the side of a block of the tissue mask,
-    None where everything counts as tissue."""
+    None where everything counts as tissue.
+    """
 
     norm: Normalisation
     stain: str
@@ -24,7 +25,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Job:
-    """One slide on its way. `folder` is where its outputs lie; `look` is known after the image stage."""
+    """One slide on its way; its outputs lie in `folder`, `look` is known after the image stage."""
 
     slide: str
     level: int

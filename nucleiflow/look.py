@@ -16,9 +16,7 @@ LOW_PX = 2048  # the low-resolution pass reads the first level that is no larger
 SAMPLE_PX, SAMPLES = 256, 64  # full-resolution blocks that the intensity percentiles come from
 
 
-def decide(
-    job: Job, *, kind: str | None, channel: str | None, tissue_only: bool
-) -> Job:
+def decide(job: Job, *, kind: str | None, channel: str | None, tissue_only: bool) -> Job:
     """The job with its look. Raises ConfigError for a stain or channel that cannot be."""
     level = next(k for k, shape in enumerate(job.levels) if max(shape) <= LOW_PX)
     low = _pixels(job, level, Box(0, 0, *job.levels[level]))
@@ -52,7 +50,7 @@ def tissue_tiles(job: Job) -> list[int]:
 
 
 def _sample(job: Job, mask: NDArray[np.bool_] | None, block_px: int) -> NDArray[Any]:
-    """Pixels (n, c) of up to 64 blocks of 256 px spread evenly over the tissue, from full resolution.
+    """Pixels (n, c) of up to 64 full-resolution blocks of 256 px, spread evenly over the tissue.
 
     The blocks are fixed by the slide alone, so no tiling changes them.
     """

@@ -30,7 +30,9 @@ class _United:
     area: Ids
 
 
-def merge(grid: Grid, read: Read, *, min_area_px: int = 1) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+def merge(
+    grid: Grid, read: Read, *, min_area_px: int = 1
+) -> Iterator[tuple[int, NDArray[np.uint32]]]:
     """For each tile with seeds, in raster order: its index and `old -> new` (count + 1,) uint32.
 
     `read` gives a tile's record, or None for a tile that was skipped; it is called twice for each.
@@ -101,7 +103,9 @@ def _unite(grid: Grid, read: Read) -> tuple[_United, NDArray[np.int64]]:
             if one is None:
                 left = None
                 continue
-            sides = [_ids(strip, start[index]) for strip in (one.top, one.bottom, one.left, one.right)]
+            sides = [
+                _ids(strip, start[index]) for strip in (one.top, one.bottom, one.left, one.right)
+            ]
             top[core.x0 : core.x1], bottom[core.x0 : core.x1] = sides[0], sides[1]
             if left is not None:
                 pairs.append(_touching(left, sides[2]))

@@ -34,7 +34,9 @@ def load(path: Path = SHIPPED) -> Model:
     sha256 = digest(path)
     known = sidecar(path)
     if known and known.get("sha256") not in (None, sha256):
-        raise ModelError(f"model {path} is not the file that {path.stem}.json describes: fetch both")
+        raise ModelError(
+            f"model {path} is not the file that {path.stem}.json describes: fetch both"
+        )
     own = reach(architecture(path))
     return Model(str(path.resolve()), sha256, own, **known.get("postprocessing", {}))
 

@@ -1,4 +1,4 @@
-"""Sampled pixels of a slide -> one look-up table per channel, then any window -> network input. Pure."""
+"""Sampled pixels of a slide -> its normalisation; any window -> network input. Pure."""
 
 from __future__ import annotations
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageFile, JpegImagePlugin, PngImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from nucleiflow.box import Box
-from nucleiflow.errors import SlideError
+from nucleiflow.errors import SlideError, StoreError
 from nucleiflow.slide import (
     NO_MPP,
     Level,
@@ -96,7 +97,7 @@ def _image(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _mpp(dpi: Any) -> tuple[float | None, str | None]:
-    """mpp and a note from Pillow's (x, y) dots per inch, if it has them."""
+    """Mpp and a note from Pillow's (x, y) dots per inch, if it has them."""
     if not isinstance(dpi, tuple) or len(dpi) != 2:
         return None, None
     return mean_mpp(*(mpp_from_resolution(float(value), "inch") for value in dpi))
@@ -131,3 +132,11 @@ def _decode(path: str, *, rgb: bool, deep: bool) -> NDArray[Any]:
             return to_channels_last(flat, "YXS" if rgb else "YX")
     except Exception as error:
         raise unreadable(path, CUT, error) from error
+
+
+def save_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a picture (h, w, 3) uint8 as PNG. Raises StoreError."""
+    try:
+        Image.fromarray(pixels).save(path, format="PNG")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Slide's shape, tile size and the network's reach -> tiles with their windows. Integers only. Pure."""
+"""Slide's shape, tile size and the network's reach -> tiles and windows. Integers. Pure."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Grid:
         return Box(y, x, y + self.tile_px, x + self.tile_px).clip(self.height, self.width)
 
     def tile(self, index: int) -> Tile:
-        """The tile; its window is a step of a short ladder, so that few shapes are ever computed."""
+        """The tile; its window is a step of a short ladder: few shapes are ever computed."""
         core, halo = self.core(index), self.reach.halo_px
         height, width = (self._window_side(side) for side in core.shape)
         y, x = core.y0 - halo, core.x0 - halo

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Protocol
 
+from nucleiflow.estimate import clock
+
 LINE_SECONDS = 10.0
 
 
@@ -13,7 +15,9 @@ class Progress(Protocol):
     """Told of each stage and each finished tile."""
 
     def say(self, text: str) -> None: ...
-    def stage(self, slide: str, name: str, done: int, total: int, tile_megapixels: float) -> None: ...
+    def stage(
+        self, slide: str, name: str, done: int, total: int, tile_megapixels: float
+    ) -> None: ...
     def tile(self) -> None: ...
     def close(self) -> None: ...
 
@@ -22,7 +26,9 @@ class Quiet:
     """Says nothing."""
 
     def say(self, text: str) -> None: ...
-    def stage(self, slide: str, name: str, done: int, total: int, tile_megapixels: float) -> None: ...
+    def stage(
+        self, slide: str, name: str, done: int, total: int, tile_megapixels: float
+    ) -> None: ...
     def tile(self) -> None: ...
     def close(self) -> None: ...
 
@@ -35,7 +41,8 @@ class Lines:
         self._began = self._told = time.monotonic()
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
 
     def stage(self, slide: str, name: str, done: int, total: int, tile_megapixels: float) -> None:
         self._label, self._done, self._first = f"{slide}  {name}", done, done
@@ -51,7 +58,7 @@ class Lines:
             left = (self._total - self._done) / rate
             self.say(
                 f"{self._label}  {self._done}/{self._total} tiles  "
-                f"{rate * self._size:.2f} MP/s  {_clock(left)} left"
+                f"{rate * self._size:.2f} MP/s  {clock(left)} left"
             )
 
     def close(self) -> None: ...
@@ -109,9 +116,3 @@ def choose(*, quiet: bool) -> Progress:
     if quiet:
         return Quiet()
     return Bar() if sys.stderr.isatty() else Lines()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"

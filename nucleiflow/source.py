@@ -1,4 +1,4 @@
-"""Path -> open slide, by its content: TIFF family, OME-Zarr, PNG or JPEG. Also: which slides there are."""
+"""Paths -> slides: what is there, and an open slide of each by its content."""
 
 from __future__ import annotations
 

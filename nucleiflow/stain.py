@@ -1,4 +1,4 @@
-"""Sampled pixels of a slide -> which stain it is, which channels the network sees, and why. Pure."""
+"""Sampled pixels of a slide -> its stain, the channels the network sees, and why. Pure."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _colour(values: NDArray[np.float64], stain: str | None) -> Stain:
         return _one_channel(values, 0, stain, "red, green and blue are the same")
     if stain == "fluorescence" or (stain is None and _dark_background(values)):
         index = int(np.argmax(np.percentile(values, 99, axis=0) - np.median(values, axis=0)))
-        why = f"{'red green blue'.split()[index]} holds the signal"
+        why = f"{['red', 'green', 'blue'][index]} holds the signal"
         return Stain("fluorescence", (index,), f"fluorescence: channel {index} ({why})")
     if stain is None:
         stain = "h&e" if chroma > COLOURED else "brightfield"
@@ -91,7 +91,7 @@ def _colour(values: NDArray[np.float64], stain: str | None) -> Stain:
 
 
 def _dark_background(values: NDArray[np.float64]) -> bool:
-    """Whether colour (n, 3) is light on black: black outright, or dark with one channel alone lit."""
+    """Whether colour (n, 3) is light on black: black outright, or dark and one channel lit."""
     background = float(np.percentile(values.max(axis=1), 10))
     low, high = np.percentile(values, (1, 99), axis=0)
     signal = np.sort(high - low)

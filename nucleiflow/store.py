@@ -1,4 +1,4 @@
-"""Zarr in and out: the slide's OME-Zarr, the maps of a run, OME-Zarr slides. Only this imports zarr."""
+"""Zarr in and out: OME-Zarr results and slides, the maps of a run. Only this imports zarr."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def create_array(path: Path, shape: Sequence[int], dtype: Any, *, tile_px: int, 
 
 
 @functools.lru_cache(maxsize=64)
-def _open(path: str, stamp: int) -> Any:
+def _open(path: str, _stamp: int) -> Any:
     return zarr.open_array(path, mode="r+")
 
 
@@ -90,7 +90,7 @@ def open_foreign(store: Any) -> Any:
 
 
 def set_ome(path: Path, attributes: dict[str, Any]) -> None:
-    """Create or update the group at `path` with OME attributes: what makes it visible to viewers."""
+    """Create or update the group at `path` with OME attributes, which make it visible."""
     zarr.open_group(str(path), mode="a", zarr_format=3).attrs["ome"] = attributes
 
 

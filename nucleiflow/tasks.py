@@ -23,7 +23,7 @@ def _slide(path: str) -> Slide:
 
 
 @functools.lru_cache(maxsize=4)
-def _mask(path: Path, stamp: int) -> NDArray[np.bool_]:
+def _mask(path: Path, _stamp: int) -> NDArray[np.bool_]:
     found = records.get_arrays(path)
     if found is None:
         raise RunError(f"{path} is gone: start again with --restart")

@@ -7,13 +7,13 @@ import math
 import os
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 from numpy.typing import NDArray
-from tifffile import TiffFile, TiffPage, TiffPageSeries
+from tifffile import TiffFile, TiffPage, TiffPageSeries, TiffWriter
 
 from nucleiflow.box import Box
 from nucleiflow.errors import SlideError
@@ -66,12 +66,10 @@ def open_slide(path: str, *, open_array: Callable[[Any], Any]) -> Slide:
     A stack gives its first plane, and a note. Reading is safe from several threads. Raises
     SlideError, one line, for a file that is missing, cut short, unsupported or damaged.
     """
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        raise SlideError(f"{path}: is empty: copy it again")
     try:
-        if os.path.getsize(path) == 0:
-            raise SlideError(f"{path}: is empty: copy it again")
         tif = TiffFile(path)
-    except SlideError:
-        raise
     except Exception as error:
         raise unreadable(path, "is no TIFF or its header is damaged", error) from error
     try:
@@ -385,3 +383,17 @@ def _resolution(tif: TiffFile, page: TiffPage) -> tuple[float | None, float | No
     unit = unit or {2: "inch", 3: "cm"}.get(int(page.tags.valueof("ResolutionUnit", 2)), "")
     x, y = (mpp_from_resolution(rate, unit or None) for rate in rates)
     return x, y, f"resolution tags (per {unit})"
+
+
+def write_pyramid(
+    path: str, levels: Sequence[NDArray[Any]], *, mpp: float | None, channel: str
+) -> None:
+    """Write one channel as a tiled, compressed, pyramidal OME-TIFF (levels as SubIFDs)."""
+    size: dict[str, Any] = {"PhysicalSizeX": mpp, "PhysicalSizeXUnit": "µm"} if mpp else {}
+    size |= {"PhysicalSizeY": mpp, "PhysicalSizeYUnit": "µm"} if mpp else {}
+    how: dict[str, Any] = {"tile": (512, 512), "compression": "zlib", "photometric": "minisblack"}
+    with TiffWriter(path, ome=True) as writer:
+        about = {"axes": "YX", "Channel": {"Name": channel}, **size}
+        writer.write(levels[0], subifds=len(levels) - 1, metadata=about, **how)
+        for level in levels[1:]:
+            writer.write(level, subfiletype=1, metadata=None, **how)

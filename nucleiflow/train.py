@@ -63,7 +63,9 @@ def load_job(path: Path) -> TrainJob:
 def batches(job: TrainJob, images: Sequence[Planes], first_step: int) -> Iterator[Batch]:
     """Batches from `first_step` on; batch k depends on the job and k alone, so training resumes."""
     weights = np.array([job.group_weights.get(one.group, job.default_weight) for one in images])
-    sizes = {group: sum(one.group == group for one in images) for group in {i.group for i in images}}
+    sizes = {
+        group: sum(one.group == group for one in images) for group in {i.group for i in images}
+    }
     chance = weights / np.array([sizes[one.group] for one in images])
     chance /= chance.sum()
     for step in range(first_step, job.steps):

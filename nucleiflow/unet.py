@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,14 +20,13 @@ FILTERS = (16, 32, 64, 128, 256)
 _GATE = threading.Lock()
 
 
-def build(
-    filters: Sequence[int] = FILTERS, *, outputs: int = 2, batch_norm: bool = False
-) -> Any:
+def build(filters: Sequence[int] = FILTERS, *, outputs: int = 2, batch_norm: bool = False) -> Any:
     """A U-Net (Ronneberger et al. 2015): (n, h, w, 3) values 0..255 -> (n, h, w, outputs) 0..1.
 
     Each level but the last halves the resolution, so h and w are multiples of
     `2 ** (len(filters) - 1)`.
     """
+    _tensorflow()
     import keras
     from keras import layers
 
@@ -53,7 +54,9 @@ def build(
         tensor = layers.MaxPooling2D(name=f"pool{level}")(tensor)
     tensor = block(tensor, filters[-1], "bottom")
     for level in reversed(range(len(filters) - 1)):
-        tensor = layers.Conv2DTranspose(filters[level], 2, strides=2, name=f"up{level}_grow")(tensor)
+        tensor = layers.Conv2DTranspose(filters[level], 2, strides=2, name=f"up{level}_grow")(
+            tensor
+        )
         tensor = layers.Concatenate(name=f"up{level}_skip")([skips[level], tensor])
         tensor = block(tensor, filters[level], f"up{level}")
     maps = layers.Conv2D(outputs, 1, activation="sigmoid", dtype="float32", name="maps")(tensor)
@@ -61,7 +64,7 @@ def build(
 
 
 def fold(trained: Any, filters: Sequence[int] = FILTERS, *, outputs: int = 2) -> Any:
-    """The same network without batch normalisation: its scale and shift go into the convolutions."""
+    """The same network, its batch normalisation folded into the convolutions."""
     plain = build(filters, outputs=outputs)
     for layer in plain.layers:
         weights = trained.get_layer(layer.name).get_weights()
@@ -76,10 +79,25 @@ def fold(trained: Any, filters: Sequence[int] = FILTERS, *, outputs: int = 2) ->
 
 def set_threads(count: int) -> None:
     """Give TensorFlow `count` CPU threads in this process; must come before its first use."""
-    import tensorflow as tf
-
+    tf = _tensorflow()
     tf.config.threading.set_intra_op_parallelism_threads(count)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+@functools.cache
+def _tensorflow() -> Any:
+    """TensorFlow, imported without the lines that it writes past every logger to standard error."""
+    sys.stderr.flush()
+    kept, void = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(void, 2)
+        import tensorflow as tf
+
+        return tf
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(void)
 
 
 @functools.cache
@@ -93,8 +111,8 @@ def predictor(path: str, sha256: str) -> Predict:
     found = digest(path)
     if found != sha256:
         raise ModelError(f"model {path} has digest {found[:12]}, but {sha256[:12]} was asked for")
+    tf = _tensorflow()
     import keras
-    import tensorflow as tf
 
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)

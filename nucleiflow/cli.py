@@ -1,0 +1,280 @@
+"""The command line: `nucleiflow run SLIDE… --out DIR` and its companions."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nucleiflow import __version__
+from nucleiflow.errors import ConfigError, NucleiflowError
+
+STOPPED = 130
+app = typer.Typer(
+    name="nucleiflow",
+    help="Segments every nucleus of whole-slide images, exactly, into OME-Zarr labels.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Slides = Annotated[
+    list[str], typer.Argument(help="Slides: files, folders, OME-Zarr stores or quoted globs.")
+]
+Slide = Annotated[str, typer.Argument(help="A slide: a file or an OME-Zarr store.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only errors.")]
+TilePx = Annotated[
+    int | None, typer.Option(help="Side of a tile, px. The labels do not depend on it.")
+]
+HaloPx = Annotated[
+    int | None, typer.Option(help="Margin of a window, px; at least what the model needs.")
+]
+Level = Annotated[int, typer.Option(help="Level of the slide's pyramid to work at; 0 is finest.")]
+Mpp = Annotated[
+    float | None, typer.Option(help="µm per pixel at that level, if the file lacks it.")
+]
+StainOption = Annotated[
+    str | None, typer.Option(help="fluorescence, brightfield or h&e; else recognised.")
+]
+Channel = Annotated[
+    str | None, typer.Option(help="Channel with the nuclei: a name or a number from 0.")
+]
+WholeSlide = Annotated[
+    bool, typer.Option("--whole-slide", help="Also segment where the tissue mask sees nothing.")
+]
+ModelPath = Annotated[Path | None, typer.Option("--model", help="A .keras file of your own.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Worker processes; 0 works in this process. Else from the cores."),
+]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"nucleiflow {__version__}")
+        raise typer.Exit
+    if debug:
+        os.environ["NUCLEIFLOW_DEBUG"] = "1"
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("run")
+def run_command(
+    slides: Slides,
+    out: OutFolder,
+    tile_px: TilePx = None,
+    halo_px: HaloPx = None,
+    level: Level = 0,
+    mpp: Mpp = None,
+    stain: StainOption = None,
+    channel: Channel = None,
+    whole_slide: WholeSlide = False,
+    model: ModelPath = None,
+    workers: Workers = None,
+    restart: Annotated[bool, typer.Option(help="Begin anew, whatever the output holds.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Segment slides: OUT/<slide>/<slide>.ome.zarr with labels/nuclei, and run.json.
+
+    The same command goes on where a stopped run was. Exit code: 0 all done, 2 your input is at
+    fault, 3 some slides failed, 1 anything else.
+    """
+    from nucleiflow import batch, progress
+
+    config = _config(
+        tile_px=tile_px,
+        halo_px=halo_px,
+        level=level,
+        mpp=mpp,
+        stain=stain,
+        channel=channel,
+        tissue_only=not whole_slide,
+        model=model,
+        restart=restart,
+    )
+    shown = progress.choose(quiet=quiet)
+    try:
+        outcome = batch.run(slides, out, config, workers=workers, progress=shown)
+    except KeyboardInterrupt:
+        shown.close()
+        typer.echo("stopped: the same command goes on from here", err=True)
+        raise typer.Exit(STOPPED) from None
+    finally:
+        shown.close()
+    if json:
+        _print_json({"slides": outcome.slides, "exit_code": outcome.exit_code})
+    elif quiet:
+        for slide in outcome.slides:
+            if slide["status"] == "failed":
+                typer.echo(f"error: {slide['reason']}", err=True)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+@app.command("info")
+def info_command(slides: Slides, json: Json = False) -> None:
+    """Say what slides are: format, levels, channels, µm per pixel and where that comes from."""
+    from nucleiflow import source
+
+    described = []
+    for path in source.find(slides):
+        with source.open_slide(path) as slide:
+            described.append(
+                {
+                    "slide": path,
+                    "format": slide.format,
+                    "levels": [list(level.shape) for level in slide.levels],
+                    "downsamples": [round(factor, 3) for factor in slide.downsamples],
+                    "channels": list(slide.channels),
+                    "colour": slide.rgb,
+                    "dtype": slide.dtype.name,
+                    "mpp": slide.mpp,
+                    "mpp_source": slide.mpp_source,
+                    "notes": list(slide.notes),
+                }
+            )
+    if json:
+        _print_json({"slides": described})
+        return
+    for one in described:
+        typer.echo(_info_text(one))
+
+
+def _info_text(one: dict[str, Any]) -> str:
+    sizes = "  ".join(f"{w} x {h}" for h, w in one["levels"])
+    mpp = f"{one['mpp']:.4g} µm" if one["mpp"] else "unknown"
+    lines = [
+        one["slide"],
+        f"  format    {one['format']}, {one['dtype']}, {'colour' if one['colour'] else 'grey'}",
+        f"  levels    {len(one['levels'])}: {sizes} px (width x height)",
+        f"  channels  {', '.join(one['channels'])}",
+        f"  pixel     {mpp} ({one['mpp_source']})",
+        *(f"  note      {note}" for note in one["notes"]),
+    ]
+    return "\n".join(lines)
+
+
+@app.command("plan")
+def plan_command(
+    slides: Slides,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the results would go.")] = Path(),
+    tile_px: TilePx = None,
+    halo_px: HaloPx = None,
+    level: Level = 0,
+    mpp: Mpp = None,
+    model: ModelPath = None,
+    workers: Workers = None,
+    calibrate: Annotated[
+        bool, typer.Option(help="Run the network for a moment to tell the time.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Say what `run` would cost, and what would go wrong. Runs and writes nothing."""
+    from nucleiflow import forecast
+
+    config = _config(tile_px=tile_px, halo_px=halo_px, level=level, mpp=mpp, model=model)
+    plans = forecast.forecast(slides, out, config, workers=workers, calibrate=calibrate)
+    if json:
+        _print_json({"slides": [plan.as_json() for plan in plans]})
+    else:
+        for plan in plans:
+            typer.echo(plan.text())
+    if any(plan.fatal for plan in plans):
+        raise typer.Exit(2)
+
+
+@app.command("overlay")
+def overlay_command(
+    folder: Annotated[Path, typer.Argument(help="Folder that `run` made for a slide.")],
+    png: Annotated[Path, typer.Option("--png", help="Picture to write.")] = Path("overlay.png"),
+    region: Annotated[
+        str | None, typer.Option(help="y0:y1,x0:x1, px; else the field fullest of nuclei.")
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="The whole slide, made small.")] = False,
+) -> None:
+    """Draw the outlines of the nuclei on the image, to look at before you believe it."""
+    from nucleiflow import show
+
+    box = show.parse_region(region) if region else None
+    where, word = show.find_run(folder)
+    show.save(png, show.draw(where, word, region=box, whole=whole))
+    typer.echo(str(png))
+
+
+@app.command("train")
+def train_command(
+    job: Annotated[Path, typer.Argument(help="A training job (YAML), as in jobs/.")],
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train a U-Net: writes OUTPUT.keras and OUTPUT.json (digest, training record)."""
+    from nucleiflow import train
+
+    path = train.train(train.load_job(job), resume=resume, say=typer.echo)
+    typer.echo(str(path))
+
+
+@app.command("demo")
+def demo_command(
+    folder: Annotated[Path, typer.Argument(help="Folder for the demonstration.")] = Path("demo"),
+    size_px: Annotated[int, typer.Option(min=256, help="Side of the slide, px.")] = 4096,
+    workers: Workers = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a slide whose true nuclei are known, segment it, and compare."""
+    from nucleiflow import progress, showcase
+
+    shown = progress.choose(quiet=quiet)
+    try:
+        showcase.run(folder, size_px=size_px, workers=workers, progress=shown, say=shown.say)
+    finally:
+        shown.close()
+
+
+def _config(**chosen: Any) -> Any:
+    from pydantic import ValidationError
+
+    from nucleiflow.config import RunConfig
+
+    try:
+        return RunConfig(**chosen)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{flag} is {first['input']}: {first['msg']}") from None
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(content, indent=1))
+
+
+def main() -> None:
+    """Entry point: our errors end in one line and their exit code, never in a traceback."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        app()
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        from nucleiflow.errors import explain
+
+        typer.echo(f"error: {explain(error)}", err=True)
+        sys.exit(error.exit_code if isinstance(error, NucleiflowError) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Plan of a slide -> what it will cost: megapixels, seconds, memory, disk. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nucleiflow.plan import Grid
+
+FIXED_BYTES = 700_000_000  # TensorFlow and the other libraries in a worker, measured
+NETWORK_BYTES_PER_PX = 420  # of the largest window, while it is in the network, measured
+TILE_BYTES_PER_PX = 40  # of the tiles that a worker's other threads read, label and write, measured
+LABEL_BYTES_PER_PX = 0.3  # compressed labels and scratch of a dense slide, measured
+COMPRESSED = 0.75  # image bytes on disk per byte in memory, measured on H&E
+OTHER_WORK = 1.1  # everything but the network, as a factor on its time
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of one slide; `seconds` is None without a calibration. All are upper bounds: empty
+    tiles will be skipped.
+    """
+
+    tiles: int
+    megapixels: float
+    network_megapixels: float
+    worker_bytes: int
+    disk_bytes: int
+    seconds: float | None
+
+
+def estimate(grid: Grid, *, channels: int, dtype: str, network_mp_per_s: float | None) -> Estimate:
+    """Cost of a slide of `channels` channels; `network_mp_per_s` is the speed of the bare network,
+    all workers together, in megapixels of windows.
+    """
+    pixels = grid.height * grid.width
+    windows = [grid.tile(index).window.area for index in _kinds(grid)]
+    network = sum(area * count for area, count in zip(windows, _counts(grid), strict=True)) / 1e6
+    seconds = network / network_mp_per_s * OTHER_WORK if network_mp_per_s else None
+    image = pixels * channels * np.dtype(dtype).itemsize * COMPRESSED * 4 / 3
+    return Estimate(
+        tiles=len(grid),
+        megapixels=pixels / 1e6,
+        network_megapixels=network,
+        worker_bytes=FIXED_BYTES
+        + max(windows) * NETWORK_BYTES_PER_PX
+        + grid.tile_px**2 * TILE_BYTES_PER_PX,
+        disk_bytes=int(image + pixels * LABEL_BYTES_PER_PX),
+        seconds=seconds,
+    )
+
+
+def _kinds(grid: Grid) -> Iterable[int]:
+    """One tile each: inside, last column, last row, last corner."""
+    last_row = (grid.rows - 1) * grid.columns
+    return 0, grid.columns - 1, last_row, last_row + grid.columns - 1
+
+
+def _counts(grid: Grid) -> Iterable[int]:
+    """How many tiles of each kind there are."""
+    rows, columns = grid.rows - 1, grid.columns - 1
+    return rows * columns, rows, columns, 1
+
+
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    >>> clock(3725)
+    '1:02:05'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

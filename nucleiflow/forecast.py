@@ -1,0 +1,123 @@
+"""Slides -> what a run of them would cost and what would go wrong, before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from nucleiflow import cluster, flow, source, unet
+from nucleiflow.config import RunConfig
+from nucleiflow.errors import NucleiflowError
+from nucleiflow.estimate import Estimate, clock, estimate
+from nucleiflow.model import SHIPPED, Model, load
+
+CALIBRATION_SECONDS = 3.0
+CALIBRATION_CORE_PX = 512
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One slide's plan. `fatal` says why it cannot run, `warnings` what to know before it does."""
+
+    slide: str
+    height: int
+    width: int
+    tile_px: int
+    halo_px: int
+    cost: Estimate | None
+    workers: int
+    fatal: str | None
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> str:
+        if self.cost is None:
+            return f"{self.slide}\n  cannot run: {self.fatal}"
+        cost = self.cost
+        overhead = cost.network_megapixels / cost.megapixels
+        lines = [
+            self.slide,
+            f"  size     {self.width} x {self.height} px, {cost.megapixels:,.1f} MP",
+            f"  tiles    {cost.tiles:,} of {self.tile_px} px, halo {self.halo_px} px; "
+            f"{cost.network_megapixels:,.1f} MP through the network ({overhead:.2f} x)",
+            f"  time     {'at most ' + clock(cost.seconds) if cost.seconds else 'not calibrated'}"
+            f" with {max(1, self.workers)} worker{'s' if self.workers > 1 else ''}",
+            f"  memory   {cost.worker_bytes / 1e9:.1f} GB at most per worker",
+            f"  disk     {cost.disk_bytes / 1e9:.2f} GB at most",
+        ]
+        if self.fatal:
+            lines.append(f"  cannot run: {self.fatal}")
+        return "\n".join([*lines, *(f"  warning  {text}" for text in self.warnings)])
+
+
+def forecast(
+    given: Sequence[str], out: Path, config: RunConfig, *, workers: int | None, calibrate: bool
+) -> list[Forecast]:
+    """A forecast for each slide; one that cannot be opened is fatal for itself only."""
+    paths = source.find(given)
+    model = load(config.model or SHIPPED)
+    shape = cluster.size(workers)
+    speed = _network_speed(model, shape.network_threads) * shape.workers if calibrate else None
+    return [_one(path, out, config, model, shape.workers, speed) for path in paths]
+
+
+def _one(
+    path: str, out: Path, config: RunConfig, model: Model, workers: int, speed: float | None
+) -> Forecast:
+    try:
+        job, slide = flow.prepare(path, "plan", out, config, model)
+    except NucleiflowError as error:
+        return Forecast(path, 0, 0, 0, 0, None, workers, str(error), ())
+    with slide:
+        cost = estimate(
+            job.grid, channels=len(job.channels), dtype=job.dtype, network_mp_per_s=speed
+        )
+        warnings = list(slide.notes)
+        if job.mpp is None:
+            warnings.append(f"µm per pixel: {slide.mpp_source}")
+    memory = psutil.virtual_memory().available
+    if cost.worker_bytes * workers > memory:
+        warnings.append(
+            f"{workers} workers may need {cost.worker_bytes * workers / 1e9:.1f} GB of the "
+            f"{memory / 1e9:.1f} GB that are free: use a smaller --tile-px or fewer --workers"
+        )
+    free = shutil.disk_usage(_existing(out)).free
+    fatal = None
+    if cost.disk_bytes > free:
+        fatal = f"{out} has {free / 1e9:.1f} GB free, {cost.disk_bytes / 1e9:.1f} GB may be needed"
+    grid = job.grid
+    return Forecast(
+        path, grid.height, grid.width, grid.tile_px, grid.reach.halo_px, cost, workers, fatal,
+        tuple(warnings),
+    )  # fmt: skip
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _network_speed(model: Model, threads: int) -> float:
+    """Megapixels of windows per second through the bare network, on this machine, once warm."""
+    unet.set_threads(threads)
+    predict = unet.predictor(model.path, model.sha256)
+    side = CALIBRATION_CORE_PX + 2 * model.reach.halo_px
+    side = -(-side // model.reach.stride_px) * model.reach.stride_px
+    window = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
+    predict(window)
+    began, runs = time.monotonic(), 0
+    while time.monotonic() - began < CALIBRATION_SECONDS:
+        predict(window)
+        runs += 1
+    return runs * side * side / 1e6 / (time.monotonic() - began)
