@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def names(paths: list[str]) -> dict[str, str]:
 
 
 def _stem(path: str) -> str:
-    name = Path(os.path.abspath(path)).name
+    name = re.sub(r"[^\w.+() -]", "_", Path(os.path.abspath(path)).name)
     for suffix in (".ome.tiff", ".ome.tif", ".ome.zarr"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]

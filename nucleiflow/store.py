@@ -91,7 +91,10 @@ def open_foreign(store: Any) -> Any:
 
 def set_ome(path: Path, attributes: dict[str, Any]) -> None:
     """Create or update the group at `path` with OME attributes, which make it visible."""
-    zarr.open_group(str(path), mode="a", zarr_format=3).attrs["ome"] = attributes
+    try:
+        zarr.open_group(str(path), mode="a", zarr_format=3).attrs["ome"] = attributes
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def get_ome(path: Path) -> dict[str, Any]:

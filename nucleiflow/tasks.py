@@ -18,7 +18,7 @@ from nucleiflow.slide import Slide
 
 
 @functools.lru_cache(maxsize=2)
-def _slide(path: str) -> Slide:
+def _slide(path: str, _stamp: int) -> Slide:
     return source.open_slide(path)
 
 
@@ -33,7 +33,8 @@ def _mask(path: Path, _stamp: int) -> NDArray[np.bool_]:
 def copy_image(job: Job, index: int) -> None:
     """Stage `image`: one tile of the slide into level 0 of the OME-Zarr."""
     core = job.grid.core(index)
-    pixels = _slide(job.slide).levels[job.level].read(core)
+    stamp = Path(job.slide).stat().st_mtime_ns
+    pixels = _slide(job.slide, stamp).levels[job.level].read(core)
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     store.write(job.store / "0", core, np.moveaxis(native, -1, 0))
     records.put_arrays(job.record("image-0", index), {})

@@ -1,0 +1,124 @@
+"""The command line as its users meet it, in this process or in one of its own, and its results."""
+
+import contextlib
+import hashlib
+import io
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import zarr
+
+from nucleiflow import batch, cli, cluster, records
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+SVS = DATA / "slides" / "CMU-1-Small-Region.svs"
+NDPI = DATA / "slides" / "dapi-tissue-40x.ndpi"
+OME_ZARR = DATA / "slides" / "xy_8bit__nuclei_PLK1_control.ome.zarr"
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self):
+        """The only line on standard error."""
+        lines = self.err.splitlines()
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+def nucleiflow(*arguments):
+    """The command in this process, TensorFlow loaded at most once."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    argv = ["nucleiflow", *map(str, arguments)]
+    with (
+        mock.patch.object(sys, "argv", argv),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def start(*arguments):
+    """The command in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "nucleiflow.cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
+    )
+
+
+def outside(*arguments):
+    """The command in a process of its own, waited for."""
+    with start(*arguments) as process:
+        out, err = process.communicate(timeout=300)
+    return Result(process.returncode, out, err)
+
+
+def segment(slide, out, *options):
+    """Run a slide in this process; returns its labels (h, w) and its final word."""
+    done = nucleiflow("run", slide, "--out", out, "--workers", 0, "--quiet", *options)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    (folder,) = (path.parent for path in Path(out).glob("*/run.json"))
+    return labels(folder), word(folder)
+
+
+def word(folder):
+    return records.get_json(folder / "run.json")
+
+
+def store(folder):
+    return folder / f"{folder.name}.ome.zarr"
+
+
+def labels(folder, level=0):
+    """Labels of a slide's folder, read by plain zarr."""
+    return zarr.open_array(store(folder) / "labels" / "nuclei" / str(level), mode="r")[:]
+
+
+def digest(array):
+    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
+
+
+def looks_finished(out):
+    """What in an output folder would tell a person or a viewer that labels are there."""
+    visible = [
+        group
+        for group in Path(out).rglob("zarr.json")
+        if "labels" in records.get_json(group).get("attributes", {}).get("ome", {})
+    ]
+    return [*Path(out).rglob("run.json"), *visible]
+
+
+class Watched(cluster.Serial):
+    """The serial runner, which also writes down what it was asked to do."""
+
+    def __init__(self):
+        self.tiles = set()
+
+    def run(self, task, indices):
+        for done in super().run(task, indices):
+            self.tiles.add((task.func.__name__, task.args[1:], done.index))
+            yield done
+
+
+@contextlib.contextmanager
+def driven_by(runner):
+    """Runs in this process go through `runner`."""
+    with mock.patch.object(batch, "_runner", lambda *_: contextlib.nullcontext(runner)):
+        yield runner

@@ -1,0 +1,48 @@
+"""Slides and one finished run that many tests look at; none of them changes it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import command
+import numpy as np
+import pytest
+
+from nucleiflow import demo, showcase
+
+
+@pytest.fixture(scope="session")
+def field():
+    """A synthetic field of nuclei, (1024, 1024) uint16, with nuclei on every 256th row and column."""
+    return demo.make_slide(1024, seam_px=256)[0]
+
+
+@pytest.fixture(scope="session")
+def slide(field, tmp_path_factory):
+    """An OME-TIFF of 700 x 900 px (height x width)."""
+    path = tmp_path_factory.mktemp("slides") / "field.ome.tif"
+    showcase.write_slide(path, field[:700, :900])
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_slide(field, tmp_path_factory):
+    """An OME-TIFF of 300 x 400 px (height x width)."""
+    path = tmp_path_factory.mktemp("slides") / "small.ome.tif"
+    showcase.write_slide(path, field[:300, :400])
+    return path
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    labels: np.ndarray
+    word: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def finished(slide, tmp_path_factory):
+    """`slide`, segmented in this process in tiles of 256 px."""
+    out = tmp_path_factory.mktemp("finished")
+    labels, word = command.segment(slide, out, "--tile-px", 256)
+    return Run(out / "field", labels, word)

@@ -1,0 +1,177 @@
+"""Whole runs: the same bytes for any tiling, order and number of workers, and equal to the whole."""
+
+import command
+import numpy as np
+import pytest
+import reference
+import tifffile
+from PIL import Image
+
+from nucleiflow import batch, cluster, look, model, normalise, progress, tissue, unet
+from nucleiflow.config import RunConfig
+
+SEAM_PX = 256
+BORDER_PX = 300  # of a made-up tissue mask: through nuclei, off every seam and every block
+
+
+def by_reference(pixels, word, mask=1):
+    """Labels of pixels (h, w, c) by one window over the whole slide and by plain means."""
+    shipped = model.load()
+    halo, stride = shipped.reach.halo_px, shipped.reach.stride_px
+    height, width = pixels.shape[:2]
+    norm = normalise.Normalisation(**word["normalisation"])
+    window = np.pad(
+        normalise.apply(pixels, norm),
+        [(halo, halo + -height % stride), (halo, halo + -width % stride), (0, 0)],
+        mode="symmetric",
+    )
+    maps = unet.predictor(shipped.path, shipped.sha256)(window)
+    return reference.label_whole(
+        maps[halo : halo + height, halo : halo + width] * np.uint8(mask),
+        nucleus_threshold=shipped.nucleus_threshold,
+        seed_threshold=shipped.seed_threshold,
+        grow_px=shipped.grow_px,
+        min_seed_area_px=shipped.min_seed_area_px,
+    )
+
+
+def on_seams(labels):
+    """Nuclei that a seam cuts."""
+    found = set()
+    for side in (labels, labels.T):
+        before, after = side[SEAM_PX - 1 : -1 : SEAM_PX], side[SEAM_PX::SEAM_PX]
+        found |= set(before[(before == after) & (before > 0)].tolist())
+    return found
+
+
+class Shuffled(cluster.Serial):
+    """Every stage in an order of its own."""
+
+    def __init__(self, seed):
+        self._order = np.random.default_rng(seed)
+
+    def run(self, task, indices):
+        return super().run(task, self._order.permutation(list(indices)).tolist())
+
+
+@pytest.fixture(scope="module")
+def expected(finished, slide):
+    labels = by_reference(tifffile.imread(slide, level=0)[..., None], finished.word)
+    assert len(on_seams(labels)) > 5, "no nucleus lies on a seam: the law says nothing"
+    return labels
+
+
+def test_tiled_equals_whole(finished, expected):
+    assert finished.labels.dtype == np.uint32
+    np.testing.assert_array_equal(finished.labels, expected)
+
+
+@pytest.mark.parametrize("tile_px", [512, 1024, 2048])
+def test_labels_do_not_depend_on_the_tile(tile_px, finished, slide, tmp_path):
+    labels, word = command.segment(slide, tmp_path, "--tile-px", tile_px)
+    assert word["tiles"] < finished.word["tiles"]
+    assert command.digest(labels) == command.digest(finished.labels)
+
+
+def test_labels_do_not_depend_on_the_halo(finished, slide, tmp_path):
+    wider = model.load().reach.halo_px + 2 * model.load().reach.stride_px
+    labels, word = command.segment(slide, tmp_path, "--tile-px", 512, "--halo-px", wider)
+    assert word["halo_px"] == wider != finished.word["halo_px"]
+    assert command.digest(labels) == command.digest(finished.labels)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_labels_do_not_depend_on_the_order(seed, finished, slide, tmp_path):
+    with command.driven_by(Shuffled(seed)):
+        labels, _ = command.segment(slide, tmp_path, "--tile-px", 256)
+    assert command.digest(labels) == command.digest(finished.labels)
+
+
+def test_one_worker_process_gives_the_same_bytes(finished, slide, tmp_path):
+    options = ["--tile-px", 256, "--workers", 1, "--quiet"]
+    done = command.outside("run", slide, "--out", tmp_path, *options)
+    assert (done.code, done.out, done.err) == (0, "", "")
+    labels = command.labels(tmp_path / "field")
+    assert command.digest(labels) == command.digest(finished.labels)
+    assert len(command.records.get_json(tmp_path / "batch.json")["peak_worker_mb"]) == 1
+
+
+def test_three_worker_processes_give_the_same_bytes(small_slide, tmp_path):
+    config, alone, three = RunConfig(tile_px=128), tmp_path / "0", tmp_path / "3"
+    outcome = batch.run([str(small_slide)], three, config, workers=3, progress=progress.Quiet())
+    assert outcome.exit_code == 0
+    assert len(outcome.peak_bytes) == 3, "not every worker was at work"
+    labels, _ = command.segment(small_slide, alone, "--tile-px", 512)
+    assert command.digest(command.labels(three / "small")) == command.digest(labels)
+
+
+# slides with little on them
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Masks for slides of any size, in blocks of 4 px; returns the masks that were made."""
+    monkeypatch.setattr(tissue, "EVERYTHING_MP", 0)
+    monkeypatch.setattr(look, "LOW_PX", 256)
+    found, made = tissue.find, []
+    monkeypatch.setattr(tissue, "find", lambda *a, **k: made.append(found(*a, **k)) or made[-1])
+    return made
+
+
+def spread(mask, shape, block_px=4):
+    """The mask at full resolution (h, w, 1)."""
+    return np.kron(mask, np.ones((block_px, block_px), bool))[: shape[0], : shape[1], None]
+
+
+def test_skipped_tiles_change_nothing(small_blocks, field, tmp_path):
+    corner = np.random.default_rng(0).normal(100, 3, (700, 900)).astype(np.uint16)
+    corner[-200:, 500:720] = field[:200, :220]
+    tifffile.imwrite(tmp_path / "corner.tif", corner)
+    run = [
+        command.segment(tmp_path / "corner.tif", tmp_path / str(tile_px), "--tile-px", tile_px)
+        for tile_px in (128, 1024)
+    ]
+    word = run[0][1]
+    assert 0 < word["tiles_with_tissue"] < word["tiles"] / 2
+    mask = spread(small_blocks[0], corner.shape)
+    expected = by_reference(corner[..., None], word, mask)
+    assert expected.max() > 5
+    for found, _ in run:
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_mask_that_cuts_nuclei_cuts_them_alike_in_every_tiling(
+    small_blocks, monkeypatch, finished, field, slide, tmp_path
+):
+    mask = np.zeros((175, 225), bool)
+    mask[: BORDER_PX // 4, : BORDER_PX // 4] = True
+    monkeypatch.setattr(tissue, "find", lambda *_, **__: mask)
+    expected = by_reference(field[:700, :900, None], finished.word, spread(mask, (700, 900)))
+    assert (expected[BORDER_PX - 1] * finished.labels[BORDER_PX]).any(), "the mask cuts no nucleus"
+    for tile_px in (256, 1024):
+        labels, word = command.segment(slide, tmp_path / str(tile_px), "--tile-px", tile_px)
+        assert word["normalisation"]["channels"] == finished.word["normalisation"]["channels"]
+        np.testing.assert_array_equal(labels, expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 300), (40, 30), (257, 1), (1, 1)])
+@pytest.mark.parametrize("tile_px", [None, 64, 512])
+def test_slides_smaller_than_a_window(shape, tile_px, field, tmp_path):
+    pixels = field[400 : 400 + shape[0], 300 : 300 + shape[1]]
+    tifffile.imwrite(tmp_path / "scrap.tif", pixels)
+    options = ["--tile-px", tile_px] if tile_px else []
+    labels, word = command.segment(tmp_path / "scrap.tif", tmp_path / "out", *options)
+    assert labels.shape == shape
+    np.testing.assert_array_equal(labels, by_reference(pixels[..., None], word))
+
+
+@pytest.mark.skipif(not command.SVS.exists(), reason=f"no real slide at {command.SVS}")
+def test_real_tissue_in_colour(tmp_path):
+    pixels = tifffile.imread(command.SVS)[600:1500, 400:1500]
+    Image.fromarray(pixels).save(tmp_path / "tissue.png")
+    few, word = command.segment(tmp_path / "tissue.png", tmp_path / "2048", "--tile-px", 2048)
+    many, _ = command.segment(tmp_path / "tissue.png", tmp_path / "512", "--tile-px", 512)
+    assert few.max() > 10
+    assert word["stain"] == "h&e"
+    assert command.digest(few) == command.digest(many)
+    np.testing.assert_array_equal(few, by_reference(pixels, word))
