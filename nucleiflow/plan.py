@@ -96,13 +96,14 @@ def check(tile_px: int, halo_px: int | None, reach: Reach) -> Reach:
     """
     if tile_px < 1 or tile_px % lcm(reach.stride_px, 32):
         unit = lcm(reach.stride_px, 32)
-        raise ConfigError(f"tile_px is {tile_px}: use a multiple of {unit}, such as 1024")
+        such = -(-1024 // unit) * unit
+        raise ConfigError(f"tile_px is {tile_px}: use a multiple of {unit}, such as {such}")
     if halo_px is None:
         return reach
     if halo_px < reach.halo_px:
         raise ConfigError(
-            f"halo_px is {halo_px}, but this model sees {reach.radius_px} px around a pixel: "
-            f"use at least {reach.halo_px}, or leave it out"
+            f"halo_px is {halo_px}, but this model needs {reach.halo_px} px around a tile (a pixel "
+            f"sees {reach.radius_px} px): use at least {reach.halo_px}, or leave it out"
         )
     if halo_px % reach.stride_px:
         raise ConfigError(f"halo_px is {halo_px}: use a multiple of the stride {reach.stride_px}")

@@ -26,13 +26,14 @@ POINTWISE = {
 }  # fmt: skip
 CONVOLUTIONS = {"Conv2D", "DepthwiseConv2D", "SeparableConv2D"}
 POOLINGS = {"MaxPooling2D", "AveragePooling2D"}
+SIDE_IN_STRIDES = 64  # of the image on which the size of the maps is checked
 
 
 @dataclass(frozen=True)
 class Reach:
-    """`halo_px`: margin, a multiple of `stride_px`, beyond which no pixel matters to a core.
-
-    `radius_px` is the distance that was found, before it was rounded up.
+    """`radius_px`: how far from itself a pixel sees. `halo_px`: how far beyond a block of whole
+    strides its pixels see, rounded up to the stride; less than the radius would make it, for the
+    pixels that see furthest to one side lie on the other side of their stride.
     """
 
     radius_px: int
@@ -53,15 +54,20 @@ def reach(model_config: Config) -> Reach:
 
     Raises ModelError for a layer whose reach is unknown or unbounded.
     """
-    nodes, outputs = _graph(model_config)
-    order = _topological(nodes, outputs)
+    try:
+        nodes, outputs = _graph(model_config)
+        order = _topological(nodes, outputs)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ModelError(f"the model's description is damaged: {error!r} in it") from error
     stride = _stride(order, nodes)
-    radius = 0
+    _check_size(order, nodes, outputs, SIDE_IN_STRIDES * stride)
+    radius = beyond = 0
     for axis in (0, 1):
         for phase in range(stride):
             low, high = _seen(order, nodes, outputs, (phase, phase), axis)
             radius = max(radius, phase - low, high - phase)
-    return Reach(radius, -(-radius // stride) * stride, stride)
+            beyond = max(beyond, -low, high - (stride - 1))
+    return Reach(radius, -(-beyond // stride) * stride, stride)
 
 
 def _graph(model: Config) -> tuple[dict[str, _Node], list[str]]:
@@ -107,12 +113,16 @@ def _tensor_names(part: Any) -> Iterator[str]:
 
 def _topological(nodes: Mapping[str, _Node], outputs: list[str]) -> list[str]:
     order: dict[str, None] = {}
+    open_: set[str] = set()
     stack = [(name, False) for name in outputs]
     while stack:
         name, ready = stack.pop()
         if ready:
             order[name] = None
+        elif name in open_ and name not in order:
+            raise ModelError(f"layer {name!r} feeds itself")
         elif name not in order:
+            open_.add(name)
             stack.append((name, True))
             stack.extend((one, False) for one in nodes[name].inputs if one not in order)
     return list(order)
@@ -128,6 +138,42 @@ def _stride(order: list[str], nodes: Mapping[str, _Node]) -> int:
             raise ModelError(f"layer {name!r} joins tensors of different resolution")
         steps[name] = before.pop() * _step_factor(node)
     return lcm(*(step.numerator for step in steps.values()))
+
+
+def _check_size(
+    order: list[str], nodes: Mapping[str, _Node], outputs: list[str], side_px: int
+) -> None:
+    """Raises ModelError unless the maps of an image of `side_px` are as large as it is."""
+    for axis in (0, 1):
+        sides: dict[str, int] = {}
+        for name in order:
+            before = {sides[one] for one in nodes[name].inputs} or {side_px}
+            if len(before) > 1:
+                raise ModelError(f"layer {name!r} joins tensors of different size")
+            sides[name] = _side_after(nodes[name], before.pop(), axis)
+        for name in outputs:
+            if sides[name] != side_px:
+                raise ModelError(
+                    f"an image of {side_px} px gives maps of {sides[name]} px: they must be as "
+                    'large as the image (padding="same", as many up-samplings as poolings)'
+                )
+
+
+def _side_after(node: _Node, side: int, axis: int) -> int:
+    size, stride, dilation = _sides(node, axis)
+    span = (size - 1) * dilation
+    same = node.config.get("padding", "valid") == "same"
+    if node.kind in CONVOLUTIONS | POOLINGS:
+        return -(-side // stride) if same else (side - span - 1) // stride + 1
+    if node.kind == "Conv2DTranspose":
+        return side * stride + (0 if same else max(span + 1 - stride, 0))
+    if node.kind == "UpSampling2D":
+        return side * stride
+    if node.kind == "ZeroPadding2D":
+        return side + sum(node.config["padding"][axis])
+    if node.kind == "Cropping2D":
+        return side - sum(node.config["cropping"][axis])
+    return side
 
 
 def _step_factor(node: _Node) -> Fraction:
@@ -185,6 +231,8 @@ def _seen(
 def _back(node: _Node, wanted: Interval, axis: int) -> Interval:
     """Indices of a layer's input that its output at `wanted` depends on."""
     if node.kind in POINTWISE:
+        if node.config.get("axis", -1) not in (-1, 3, [-1], [3]):
+            raise ModelError(f"layer {node.name!r} works along axis {node.config['axis']}: use -1")
         return wanted
     rule = _RULES.get(node.kind)
     if rule is None:
@@ -225,8 +273,8 @@ def _padding(node: _Node, wanted: Interval, axis: int) -> Interval:
 
 
 def _cropping(node: _Node, wanted: Interval, axis: int) -> Interval:
-    before = node.config["cropping"][axis][0]
-    return wanted[0] + before, wanted[1] + before
+    before, after = node.config["cropping"][axis]
+    return wanted[0], wanted[1] + before + after  # what was cropped shows a window's edge
 
 
 _RULES: dict[str, Callable[[_Node, Interval, int], Interval]] = {

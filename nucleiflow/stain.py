@@ -50,10 +50,8 @@ def decide(
         return _one_channel(values, 0, stain, "the only channel")
     for index, name in enumerate(names):
         if any(dye in name.lower() for dye in NUCLEAR_DYES):
-            return _one_channel(values, index, stain or "fluorescence", f"named {name!r}")
-    return _one_channel(
-        values, 0, stain or "fluorescence", "the first; choose another with --channel"
-    )
+            return _of_several(index, stain, f"named {name!r}")
+    return _of_several(0, stain, "the first; choose another with --channel")
 
 
 def _channel_index(names: Sequence[str], wanted: str) -> int:
@@ -66,14 +64,20 @@ def _channel_index(names: Sequence[str], wanted: str) -> int:
     raise ConfigError(f"channel {wanted!r} is not in this slide: it has {listed}")
 
 
+def _of_several(index: int, stain: str | None, why: str) -> Stain:
+    """Several channels are fluorescence, unless the user says otherwise."""
+    kind = stain or "fluorescence"
+    return Stain(kind, (index,), f"{kind}: channel {index} ({why})")
+
+
 def _one_channel(values: NDArray[np.float64], index: int, stain: str | None, why: str) -> Stain:
-    seen = values[:, index]
-    if stain is None:
-        stain = "brightfield" if _bright_background(seen) else "fluorescence"
-        look = "dark on bright" if stain == "brightfield" else "bright on dark"
+    if stain is not None:
+        return Stain(stain, (index,), f"{stain}, as told: channel {index} ({why})")
+    if _bright_background(values[:, index]):
+        kind, look = "brightfield", "dark on bright"
     else:
-        look = "as told" if why != "named" else "by name"
-    return Stain(stain, (index,), f"{stain}: channel {index} ({why}), {look}")
+        kind, look = "fluorescence", "bright on dark"
+    return Stain(kind, (index,), f"{kind}: channel {index} ({why}), {look}")
 
 
 def _colour(values: NDArray[np.float64], stain: str | None) -> Stain:

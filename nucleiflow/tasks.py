@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,25 @@ from nucleiflow.grow import grow
 from nucleiflow.job import Job, Look
 from nucleiflow.slide import Slide
 
+_gate = threading.Lock()
+_open: dict[tuple[str, int], Slide] = {}
 
-@functools.lru_cache(maxsize=2)
-def _slide(path: str, _stamp: int) -> Slide:
-    return source.open_slide(path)
+
+def _slide(path: str) -> Slide:
+    """The slide that this process reads from; the one before it is closed."""
+    key = path, Path(path).stat().st_mtime_ns
+    with _gate:
+        if key not in _open:
+            close_slides()
+            _open[key] = source.open_slide(path)
+        return _open[key]
+
+
+@atexit.register
+def close_slides() -> None:
+    """Close what this process has open."""
+    while _open:
+        _open.popitem()[1].close()
 
 
 @functools.lru_cache(maxsize=4)
@@ -33,8 +50,7 @@ def _mask(path: Path, _stamp: int) -> NDArray[np.bool_]:
 def copy_image(job: Job, index: int) -> None:
     """Stage `image`: one tile of the slide into level 0 of the OME-Zarr."""
     core = job.grid.core(index)
-    stamp = Path(job.slide).stat().st_mtime_ns
-    pixels = _slide(job.slide, stamp).levels[job.level].read(core)
+    pixels = _slide(job.slide).levels[job.level].read(core)
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     store.write(job.store / "0", core, np.moveaxis(native, -1, 0))
     records.put_arrays(job.record("image-0", index), {})

@@ -30,8 +30,7 @@ def find(low: NDArray[Any], *, bright_background: bool, block_px: int) -> NDArra
             return None
         tissue |= rise
     reach = 1 + -(-MARGIN_PX // block_px)
-    square = np.ones((2 * reach + 1,) * 2, bool)
-    return np.asarray(ndimage.binary_dilation(tissue, square))
+    return np.asarray(ndimage.maximum_filter(tissue, 2 * reach + 1, mode="constant"))
 
 
 def _rise(signal: NDArray[np.float64]) -> NDArray[np.bool_] | None:

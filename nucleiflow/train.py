@@ -40,6 +40,7 @@ class TrainJob(BaseModel):
     default_weight: float = Field(1.0, gt=0)
     checkpoint_steps: int = Field(200, gt=0)
     random_seed: int = 2018
+    postprocessing: dict[str, int] = {}
 
 
 def load_job(path: Path) -> TrainJob:
@@ -96,8 +97,7 @@ def ahead(items: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
 
 def _loss(wanted: Any, maps: Any) -> Any:
     """Cross-entropy and soft Dice of both maps; pixels in contact zones weigh more."""
-    import tensorflow as tf
-
+    tf = unet.tensorflow()
     truth = tf.cast(wanted[..., :2], tf.float32) / 255.0
     contact = tf.cast(wanted[..., 2:], tf.float32) / 255.0
     maps = tf.clip_by_value(tf.cast(maps, tf.float32), 1e-6, 1 - 1e-6)
@@ -110,7 +110,7 @@ def _loss(wanted: Any, maps: Any) -> Any:
 
 
 def _stepper(model: Any, optimizer: Any) -> Callable[[Any, Any], Any]:
-    import tensorflow as tf
+    tf = unet.tensorflow()
 
     @tf.function(reduce_retracing=True)
     def step(pixels: Any, wanted: Any) -> Any:
@@ -129,9 +129,8 @@ def train(job: TrainJob, *, resume: bool, say: Callable[[str], None]) -> Path:
     A killed training goes on with `resume`: weights, optimiser, schedule and data order continue
     where the last checkpoint stood.
     """
-    import keras
-    import tensorflow as tf
-
+    tf = unet.tensorflow()
+    keras = tf.keras
     samples = [one for folder in job.data for one in dataset.find(folder)]
     say(f"reading {len(samples)} images")
     images = list(dataset.planes([one for one in samples if one.split == "train"]))
@@ -174,11 +173,12 @@ def _record(job: TrainJob, samples: Sequence[dataset.Sample], losses: Sequence[f
     path = Path(f"{job.output}.keras")
     record = {
         "sha256": digest(path),
+        "postprocessing": job.postprocessing,
         "training": {
             "data": [folder.name for folder in job.data],
             "images": sum(one.split == "train" for one in samples),
             "held_out": sum(one.split == "val" for one in samples),
-            **job.model_dump(mode="json", exclude={"data", "output"}),
+            **job.model_dump(mode="json", exclude={"data", "output", "postprocessing"}),
             "final_loss": round(float(np.mean(losses[-100:])), 4) if losses else None,
         },
     }

@@ -26,7 +26,7 @@ def build(filters: Sequence[int] = FILTERS, *, outputs: int = 2, batch_norm: boo
     Each level but the last halves the resolution, so h and w are multiples of
     `2 ** (len(filters) - 1)`.
     """
-    _tensorflow()
+    tensorflow()
     import keras
     from keras import layers
 
@@ -79,13 +79,13 @@ def fold(trained: Any, filters: Sequence[int] = FILTERS, *, outputs: int = 2) ->
 
 def set_threads(count: int) -> None:
     """Give TensorFlow `count` CPU threads in this process; must come before its first use."""
-    tf = _tensorflow()
+    tf = tensorflow()
     tf.config.threading.set_intra_op_parallelism_threads(count)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 @functools.cache
-def _tensorflow() -> Any:
+def tensorflow() -> Any:
     """TensorFlow, imported without the lines that it writes past every logger to standard error."""
     sys.stderr.flush()
     kept, void = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -111,7 +111,7 @@ def predictor(path: str, sha256: str) -> Predict:
     found = digest(path)
     if found != sha256:
         raise ModelError(f"model {path} has digest {found[:12]}, but {sha256[:12]} was asked for")
-    tf = _tensorflow()
+    tf = tensorflow()
     import keras
 
     try:
@@ -126,6 +126,12 @@ def predictor(path: str, sha256: str) -> Predict:
 
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         with _GATE:
-            return np.asarray(maps(pixels[None]).numpy()[0])
+            found = np.asarray(maps(pixels[None]).numpy()[0])
+        if found.shape != (*pixels.shape[:2], 2):
+            raise ModelError(
+                f"model {path} answers {pixels.shape} with maps of {found.shape}: "
+                f"it must give {(*pixels.shape[:2], 2)}, nucleus and seed"
+            )
+        return found
 
     return predict

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
 import zarr
 
 from nucleiflow import batch, cli, cluster, records
@@ -120,5 +119,5 @@ class Watched(cluster.Serial):
 @contextlib.contextmanager
 def driven_by(runner):
     """Runs in this process go through `runner`."""
-    with mock.patch.object(batch, "_runner", lambda *_: contextlib.nullcontext(runner)):
+    with mock.patch.object(batch, "_runner", return_value=contextlib.nullcontext(runner)):
         yield runner

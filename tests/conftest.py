@@ -13,7 +13,7 @@ from nucleiflow import demo, showcase
 
 @pytest.fixture(scope="session")
 def field():
-    """A synthetic field of nuclei, (1024, 1024) uint16, with nuclei on every 256th row and column."""
+    """Synthetic nuclei (1024, 1024) uint16, some of them on every 256th row and column."""
     return demo.make_slide(1024, seam_px=256)[0]
 
 

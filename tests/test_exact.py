@@ -220,6 +220,7 @@ def named_by_tiles(seed, tile_px, min_area_px):
     return labels
 
 
+@settings(deadline=None)
 @given(small_maps, st.integers(1, 255), st.integers(1, 255))
 def test_split_keeps_nucleus_values_and_marks_seeds(maps, nucleus_threshold, seed_threshold):
     foreground, numbered = seeds.split(

@@ -3,7 +3,7 @@
 import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -135,7 +135,6 @@ def test_an_unknown_stain_is_refused_with_those_there_are(kind):
         stain.decide(cells(0.1, 0.6), ["grey"], rgb=False, stain=kind)
 
 
-@pytest.mark.xfail(strict=True, reason="the reason says 'as told' of what nobody told")
 def test_the_reason_tells_a_name_from_an_order():
     sample = cells([0.1] * 2, [0.5] * 2)
     assert "as told" not in stain.decide(sample, ["CD3", "DAPI"], rgb=False).reason
@@ -153,6 +152,7 @@ def normalisations(draw):
     return dtype, Normalisation((0,), low, high, draw(st.sampled_from([0.5, 1.0])))
 
 
+@settings(deadline=None)
 @given(normalisations())
 def test_the_table_rises_from_low_to_high(case):
     dtype, norm = case
@@ -165,6 +165,7 @@ def test_the_table_rises_from_low_to_high(case):
     assert (found[counts >= norm.high] == 255).all()
 
 
+@settings(deadline=None)
 @given(st.floats(0, 100), st.floats(120, 255))
 def test_a_gamma_of_one_is_a_straight_line_and_a_half_a_root(low, high):
     counts = np.arange(256)
@@ -175,6 +176,7 @@ def test_a_gamma_of_one_is_a_straight_line_and_a_half_a_root(low, high):
     np.testing.assert_allclose(root, 255 * np.sqrt(unit), atol=0.51)
 
 
+@settings(deadline=None)
 @given(normalisations(), generators, st.sampled_from([(0,), (2,), (0, 1, 2), (2, 0, 1)]))
 def test_apply_looks_up_each_channel(case, generator, channels):
     dtype, norm = case
@@ -193,6 +195,7 @@ samples = pixel_types.flatmap(
 )
 
 
+@settings(deadline=None)
 @given(samples, st.sampled_from(stain.STAINS), st.sampled_from([(0,), (1,), (0, 1, 2)]))
 def test_measure_gives_a_range_of_the_channels_seen_in_any_order(sample, kind, channels):
     norm = normalise.measure(sample, stain=kind, channels=channels)
@@ -261,11 +264,11 @@ def test_small_faint_nuclei_in_a_large_empty_field_are_kept(amount, height, brig
 
 @pytest.mark.parametrize(("amount", "height"), [(40, 60), (100, 30), (60, 16)])
 def test_a_large_empty_field_is_left_out(amount, height):
-    signal, nuclei = with_nuclei(field((500, 600), 20, 0.8), amount, height, radius=2)
+    signal, nuclei = with_nuclei(field((500, 600), 20.5, 0.8), amount, height, radius=2)
     found = found_in(as_pixels(signal))
     assert found is not None
     assert_covers(found, nuclei)
-    assert 0 < found.mean() < 0.6
+    assert 0 < found.mean() < 0.5
 
 
 @pytest.mark.parametrize("amount", [5_000, 20_000])
@@ -326,6 +329,7 @@ def test_tissue_comes_with_its_margin(block_px):
     assert not found[0, 0]
 
 
+@settings(deadline=None)
 @given(
     arrays.arrays(bool, st.tuples(st.integers(1, 8), st.integers(1, 8))),
     st.integers(1, 9),

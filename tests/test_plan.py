@@ -14,7 +14,7 @@ from nucleiflow.plan import Grid, check, complete, ladder, mirror
 from nucleiflow.receptive import Reach
 
 sides = st.one_of(st.integers(1, 40), st.integers(41, 700))
-strides = st.sampled_from([1, 2, 3, 4, 6, 8, 16, 32])
+strides = st.sampled_from([1, 2, 3, 4, 6, 8, 16, 32, 64, 96])
 
 
 @st.composite
@@ -28,6 +28,7 @@ def grids(draw):
     return Grid(draw(sides), draw(sides), tile_px, check(tile_px, None, reach))
 
 
+@settings(deadline=None)
 @given(sides, sides, st.integers(20, 300))
 def test_cores_cover_the_slide_once_in_raster_order(height, width, tile_px):
     grid = Grid(height, width, tile_px, Reach(0, 0, 1))
@@ -41,6 +42,7 @@ def test_cores_cover_the_slide_once_in_raster_order(height, width, tile_px):
     assert all(core.y0 % tile_px == core.x0 % tile_px == 0 for core in cores)
 
 
+@settings(deadline=None)
 @given(grids())
 def test_windows_hold_core_and_halo_on_the_stride(grid):
     halo, stride = grid.reach.halo_px, grid.reach.stride_px
@@ -59,6 +61,7 @@ def test_windows_hold_core_and_halo_on_the_stride(grid):
     assert len(shapes) <= 4
 
 
+@settings(deadline=None)
 @given(grids())
 def test_each_window_side_is_the_least_step_that_holds_the_core(grid):
     steps, halo = ladder(grid.tile_px, grid.reach.stride_px), grid.reach.halo_px
@@ -68,6 +71,7 @@ def test_each_window_side_is_the_least_step_that_holds_the_core(grid):
             assert window_px - 2 * halo == min(step for step in steps if step >= core_px)
 
 
+@settings(deadline=None)
 @given(strides, st.integers(1, 64))
 def test_ladder_rises_to_the_tile_in_small_steps(stride, units):
     unit = int(np.lcm(stride, 32))
@@ -85,6 +89,7 @@ def test_small_image_gets_a_small_window(tile_px):
     assert grid.tile(0).window == Box(-96, -96, 256 + 96, 256 + 96)
 
 
+@settings(deadline=None)
 @given(grids(), st.integers(0, 150), st.data())
 def test_around_equals_brute_force(grid, margin_px, data):
     index = data.draw(st.integers(0, len(grid) - 1))
@@ -116,6 +121,7 @@ def test_mirror_equals_numpy_pad(height, width, corner, shape, channels):
     np.testing.assert_array_equal(complete(image[box.slices()], rows, columns), expected)
 
 
+@settings(deadline=None)
 @given(grids(), st.data())
 def test_a_tile_reads_no_more_than_its_window(grid, data):
     tile = grid.tile(data.draw(st.integers(0, len(grid) - 1)))
@@ -135,9 +141,11 @@ def test_nothing_is_copied_inside_the_slide():
     assert complete(pixels, rows, columns) is pixels
 
 
-@given(grids(), st.integers(1, 500))
-def test_check_takes_a_larger_halo_on_the_stride_and_no_other(grid, halo_px):
+@settings(deadline=None)
+@given(grids(), st.one_of(st.integers(1, 500), st.integers(-20, 20)), st.booleans())
+def test_check_takes_a_larger_halo_on_the_stride_and_no_other(grid, halo_px, near):
     reach = grid.reach
+    halo_px = max(halo_px + near * reach.halo_px, 0)
     if halo_px >= reach.halo_px and halo_px % reach.stride_px == 0:
         expected = Reach(reach.radius_px, halo_px, reach.stride_px)
         assert check(grid.tile_px, halo_px, reach) == expected
@@ -148,10 +156,11 @@ def test_check_takes_a_larger_halo_on_the_stride_and_no_other(grid, halo_px):
 
 
 def test_check_names_the_halo_that_is_needed():
-    with pytest.raises(ConfigError, match=r"halo_px is 64, .* sees 93 px .* at least 96"):
+    with pytest.raises(ConfigError, match=r"halo_px is 64, .* needs 96 px .* sees 93 px.* at least 96"):
         check(512, 64, Reach(93, 96, 16))
 
 
+@settings(deadline=None)
 @given(strides, st.integers(-64, 2000))
 def test_check_refuses_tiles_off_the_stride_or_the_shard(stride, tile_px):
     unit = int(np.lcm(stride, 32))
@@ -162,12 +171,7 @@ def test_check_refuses_tiles_off_the_stride_or_the_shard(stride, tile_px):
             check(tile_px, None, Reach(0, 0, stride))
 
 
-OFF_1024 = pytest.mark.xfail(strict=True, reason="1024 is suggested whatever the stride")
-
-
-@pytest.mark.parametrize(
-    "stride", [1, 16, *(pytest.param(stride, marks=OFF_1024) for stride in (3, 6, 7, 48))]
-)
+@pytest.mark.parametrize("stride", [1, 16, 3, 6, 7, 48])
 def test_the_tile_that_check_suggests_passes_check(stride):
     with pytest.raises(ConfigError) as caught:
         check(1, None, Reach(0, 0, stride))

@@ -1,4 +1,4 @@
-"""Whole runs: the same bytes for any tiling, order and number of workers, and equal to the whole."""
+"""Whole runs: the same bytes for any tiling, order and workers, and those of the slide as one."""
 
 import command
 import numpy as np
@@ -146,12 +146,21 @@ def test_a_mask_that_cuts_nuclei_cuts_them_alike_in_every_tiling(
     mask = np.zeros((175, 225), bool)
     mask[: BORDER_PX // 4, : BORDER_PX // 4] = True
     monkeypatch.setattr(tissue, "find", lambda *_, **__: mask)
-    expected = by_reference(field[:700, :900, None], finished.word, spread(mask, (700, 900)))
+    few, word = command.segment(slide, tmp_path / "1024", "--tile-px", 1024)
+    many, _ = command.segment(slide, tmp_path / "256", "--tile-px", 256)
+    expected = by_reference(field[:700, :900, None], word, spread(mask, few.shape))
     assert (expected[BORDER_PX - 1] * finished.labels[BORDER_PX]).any(), "the mask cuts no nucleus"
-    for tile_px in (256, 1024):
-        labels, word = command.segment(slide, tmp_path / str(tile_px), "--tile-px", tile_px)
-        assert word["normalisation"]["channels"] == finished.word["normalisation"]["channels"]
-        np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(few, expected)
+    np.testing.assert_array_equal(many, expected)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_blank_slide_has_no_nuclei(masked, monkeypatch, tmp_path):
+    monkeypatch.setattr(tissue, "EVERYTHING_MP", 0 if masked else 16)
+    tifffile.imwrite(tmp_path / "blank.tif", np.full((300, 200), 99, np.uint16))
+    labels, word = command.segment(tmp_path / "blank.tif", tmp_path / "out", "--tile-px", 128)
+    assert (word["nuclei"], word["status"], labels.any()) == (0, "done", False)
+    assert word["tiles_with_tissue"] == (0 if masked else 6)
 
 
 @pytest.mark.parametrize("shape", [(1, 300), (40, 30), (257, 1), (1, 1)])
