@@ -68,7 +68,7 @@ def crop(
 
     Returns network input (size, size, 3) uint8 and targets (size, size, 3) uint8.
     """
-    zoom = float(np.exp(rng.uniform(np.log(0.6), np.log(1.7))))
+    zoom = float(np.exp(rng.uniform(np.log(0.45), np.log(1.6))))
     angle = rng.uniform(0, 2 * np.pi)
     height, width = planes.image.shape[:2]
     centre = np.array([rng.uniform(0, height), rng.uniform(0, width)])

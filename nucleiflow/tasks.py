@@ -87,11 +87,14 @@ def segment(job: Job, index: int) -> None:
     tile = job.grid.tile(index)
     window = _window(job, tile.window, job.look)
     maps = unet.predictor(job.model.path, job.model.sha256)(window)
-    maps = maps[tile.core.slices(origin=tile.window)]
+    inside = tile.core.slices(origin=tile.window)
+    maps = maps[inside]
+    if job.look.stain != "fluorescence":
+        maps = np.where(tissue.glass(window[inside])[..., None], 0, maps).astype(np.uint8)
     if job.look.block_px is not None:
         mask = _mask(job.tissue, job.tissue.stat().st_mtime_ns)
-        inside = tissue.covers(mask, *tile.core.slices(), job.look.block_px)
-        maps = np.where(inside[..., None], maps, 0).astype(np.uint8)
+        covered = tissue.covers(mask, *tile.core.slices(), job.look.block_px)
+        maps = np.where(covered[..., None], maps, 0).astype(np.uint8)
     foreground, numbered = seeds.split(
         maps,
         nucleus_threshold=job.model.nucleus_threshold,

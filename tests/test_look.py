@@ -341,3 +341,8 @@ def test_covers_spreads_each_block(mask, block_px, data):
     rows, columns = (slice(*pair) for pair in ends)
     found = tissue.covers(mask, rows, columns, block_px)
     np.testing.assert_array_equal(found, whole[rows, columns])
+
+
+def test_glass_is_what_is_bright_in_every_channel():
+    seen = np.array([[[255, 255, 255], [240, 120, 200], [90, 60, 140], [215, 230, 220]]], np.uint8)
+    np.testing.assert_array_equal(tissue.glass(seen), [[True, False, False, True]])

@@ -156,7 +156,7 @@ def test_check_takes_a_larger_halo_on_the_stride_and_no_other(grid, halo_px, nea
 
 
 def test_check_names_the_halo_that_is_needed():
-    with pytest.raises(ConfigError, match=r"halo_px is 64, .* needs 96 px .* sees 93 px.* at least 96"):
+    with pytest.raises(ConfigError, match=r"is 64, .* needs 96 px .* sees 93 px.* at least 96"):
         check(512, 64, Reach(93, 96, 16))
 
 

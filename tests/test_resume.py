@@ -128,6 +128,20 @@ def test_a_shard_without_its_record_is_not_trusted(undisturbed, small_slide, tmp
     assert goes_on(small_slide, tmp_path, "segment") == undisturbed
 
 
+@pytest.mark.parametrize("stage", ["image-0", "segment", "merge", "label"])
+def test_a_record_that_cannot_be_written_ends_the_run(stage, small_slide, tmp_path):
+    """A tile without its record would be a hole that nobody knows of."""
+    with command.driven_by(Stops("copy_image", 0)):
+        assert run(small_slide, tmp_path).code == 130
+    folder = tmp_path / "small" / "work" / "records" / stage
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.write_text("a file in the way")
+    done = run(small_slide, tmp_path)
+    assert done.code == 2
+    assert str(folder) in done.line
+    assert command.looks_finished(tmp_path) == []
+
+
 # the same command again
 
 
