@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nucleiflow import __version__, cluster, flow, records, source, unet
+from nucleiflow import __version__, cluster, flow, records, source, tasks, unet
 from nucleiflow.config import RunConfig
 from nucleiflow.errors import NucleiflowError, StoreError, explain
 from nucleiflow.job import Job
@@ -87,6 +87,8 @@ class _Driver:
                     self.progress.say(f"{job.name}: {note}")
             word = self._stages(flow.flow(job, config), job.name)
         except Exception as error:
+            if config.debug:
+                raise
             code = error.exit_code if isinstance(error, NucleiflowError) else 1
             reason = explain(error)
             self.progress.say(f"failed: {reason}")
@@ -122,7 +124,10 @@ class _Driver:
 def _runner(workers: int | None, model: Model) -> Iterator[cluster.Runner]:
     """Worker processes, or this process alone for `workers` 0."""
     if workers == 0:
-        yield cluster.Serial()
+        try:
+            yield cluster.Serial()
+        finally:
+            tasks.close_slides()
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # inherited by the workers
     shape = cluster.size(workers)

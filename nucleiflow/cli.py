@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -64,14 +65,14 @@ def _root(
     if version:
         typer.echo(f"nucleiflow {__version__}")
         raise typer.Exit
-    if debug:
-        os.environ["NUCLEIFLOW_DEBUG"] = "1"
+    context.obj = debug
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 @app.command("run")
 def run_command(
+    context: typer.Context,
     slides: Slides,
     out: OutFolder,
     tile_px: TilePx = None,
@@ -104,11 +105,13 @@ def run_command(
         tissue_only=not whole_slide,
         model=model,
         restart=restart,
+        debug=bool(context.obj),
     )
     shown = progress.choose(quiet=quiet)
     try:
         outcome = batch.run(slides, out, config, workers=workers, progress=shown)
     except KeyboardInterrupt:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads and writes are dropped
         shown.close()
         typer.echo("stopped: the same command goes on from here", err=True)
         raise typer.Exit(STOPPED) from None

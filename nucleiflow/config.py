@@ -21,3 +21,4 @@ class RunConfig(BaseModel):
     tissue_only: bool = True
     model: Path | None = None
     restart: bool = False
+    debug: bool = False

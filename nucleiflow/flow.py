@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nucleiflow import __version__, look, ngff, plan, records, source, store, tasks
+from nucleiflow import __version__, look, ngff, plan, records, source, stain, store, tasks
 from nucleiflow.config import RunConfig
-from nucleiflow.errors import ConfigError, StoreError
+from nucleiflow.errors import ConfigError, NucleiflowError, StoreError
 from nucleiflow.job import Job
 from nucleiflow.merge import merge
 from nucleiflow.model import Model
@@ -39,33 +39,40 @@ Flow = Generator[Stage, None, dict[str, Any]]
 
 
 def prepare(path: str, name: str, out: Path, config: RunConfig, model: Model) -> tuple[Job, Slide]:
-    """Look at a slide and lay out its job. Raises SlideError or ConfigError."""
+    """Look at a slide and lay out its job; the slide is open. Raises SlideError or ConfigError."""
     slide = source.open_slide(path)
+    try:
+        return _job(slide, name, out / name, config, model), slide
+    except NucleiflowError:
+        slide.close()
+        raise
+
+
+def _job(slide: Slide, name: str, folder: Path, config: RunConfig, model: Model) -> Job:
     if config.level >= len(slide.levels):
         raise ConfigError(
-            f"{path} has {len(slide.levels)} levels: there is no --level {config.level}"
+            f"{slide.path} has {len(slide.levels)} levels: there is no --level {config.level}"
         )
+    stain.check(slide.channels, stain=config.stain, channel=config.channel)
     height, width = slide.levels[config.level].shape
     reach = plan.check(config.tile_px or plan.DEFAULT_TILE_PX, config.halo_px, model.reach)
-    grid = plan.Grid(height, width, config.tile_px or _tile_px(height, width, reach), reach)
     mpp = config.mpp or slide.mpp
-    if mpp is not None:
-        mpp *= slide.downsamples[config.level] if config.mpp is None else 1
+    if mpp is not None and config.mpp is None:
+        mpp *= slide.downsamples[config.level]
     if mpp is not None and not sane_mpp(mpp):
         raise ConfigError(f"mpp is {mpp:g}: pixels of 0.01 to 100 µm are believable")
-    job = Job(
-        slide=path,
+    return Job(
+        slide=slide.path,
         level=config.level,
         name=name,
-        folder=out / name,
-        grid=grid,
+        folder=folder,
+        grid=plan.Grid(height, width, config.tile_px or _tile_px(height, width, reach), reach),
         model=model,
         channels=slide.channels,
         dtype=slide.dtype.newbyteorder("=").name,
         rgb=slide.rgb,
         mpp=mpp,
     )
-    return job, slide
 
 
 def _tile_px(height: int, width: int, reach: Any) -> int:

@@ -24,7 +24,8 @@ def put(path: Path, content: bytes) -> None:
         draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        if draft.exists():
+            draft.unlink()
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import batch, demo, metrics, pyramid, show, store, tiff
+from nucleiflow import batch, demo, metrics, pyramid, show, source, store, tiff
 from nucleiflow.box import Box
 from nucleiflow.config import RunConfig
 from nucleiflow.errors import RunError
@@ -32,9 +32,10 @@ def run(
     slide = folder / "demo.ome.tif"
     say(f"making {slide}: {size_px} x {size_px} px")
     image, truth = demo.make_slide(size_px, seam_px=TILE_PX)
-    if not slide.exists():
+    fresh = not _holds(slide, image)
+    if fresh:
         write_slide(slide, image)
-    config = RunConfig(tile_px=TILE_PX)
+    config = RunConfig(tile_px=TILE_PX, restart=fresh)
     outcome = batch.run([str(slide)], folder / "out", config, workers=workers, progress=progress)
     word = outcome.slides[0]
     if word["status"] != "done":
@@ -58,6 +59,14 @@ def write_slide(path: Path, image: NDArray[np.uint16]) -> None:
     draft = path.with_name(f"{path.name}.part")
     tiff.write_pyramid(str(draft), levels, mpp=MPP, channel="DAPI")
     draft.replace(path)
+
+
+def _holds(slide: Path, image: NDArray[np.uint16]) -> bool:
+    """Whether a slide of this size is there from an earlier demonstration."""
+    if not slide.exists():
+        return False
+    with source.open_slide(str(slide)) as there:
+        return there.shape == image.shape
 
 
 def compare(truth: NDArray[np.uint32], found: NDArray[np.uint32]) -> list[str]:

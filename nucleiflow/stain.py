@@ -39,8 +39,7 @@ def decide(
 
     Raises ConfigError for an unknown stain or channel.
     """
-    if stain is not None and stain not in STAINS:
-        raise ConfigError(f"stain is {stain!r}: choose one of {', '.join(STAINS)}")
+    check(names, stain=stain, channel=channel)
     values = sample.astype(np.float64) / np.iinfo(sample.dtype).max
     if channel is not None:
         return _one_channel(values, _channel_index(names, channel), stain, "--channel chose it")
@@ -52,6 +51,14 @@ def decide(
         if any(dye in name.lower() for dye in NUCLEAR_DYES):
             return _of_several(index, stain, f"named {name!r}")
     return _of_several(0, stain, "the first; choose another with --channel")
+
+
+def check(names: Sequence[str], *, stain: str | None, channel: str | None) -> None:
+    """Raises ConfigError for a stain or channel that no slide with these channels can have."""
+    if stain is not None and stain not in STAINS:
+        raise ConfigError(f"stain is {stain!r}: choose one of {', '.join(STAINS)}")
+    if channel is not None:
+        _channel_index(names, channel)
 
 
 def _channel_index(names: Sequence[str], wanted: str) -> int:

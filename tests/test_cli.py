@@ -377,7 +377,6 @@ def test_demo_compares_with_the_truth(tmp_path):
     assert "already done" in again.err
 
 
-@pytest.mark.xfail(strict=True, reason="showcase.run keeps the slide that is there, of any size")
 def test_demo_of_another_size_in_the_same_folder(tmp_path):
     options = ("--workers", 0, "--quiet")
     for size_px in (256, 320):

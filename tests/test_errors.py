@@ -217,7 +217,6 @@ def test_options_that_do_not_exist_are_the_users_fault(options, small_slide, tmp
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="the refused stain is already in the run's fingerprint")
 def test_a_wrong_option_leaves_the_way_free_for_the_right_one(small_slide, tmp_path):
     arguments = ("run", small_slide, "--out", tmp_path, *QUIET)
     one_line(command.nucleiflow(*arguments, "--stain", "purple"), YOURS)
@@ -225,7 +224,6 @@ def test_a_wrong_option_leaves_the_way_free_for_the_right_one(small_slide, tmp_p
     assert (done.code, done.err) == (0, "")
 
 
-@pytest.mark.xfail(strict=True, reason="flow.prepare refuses the option with the slide open")
 def test_a_refused_option_leaves_no_slide_open(small_slide, tmp_path):
     gc.disable()
     try:
@@ -422,7 +420,6 @@ def test_our_own_faults_are_ours(monkeypatch, small_slide, tmp_path):
     assert line == "error: unexpected RuntimeError: boom and more; see --debug"
 
 
-@pytest.mark.xfail(strict=True, reason="batch.py catches every error of a slide, --debug or not")
 def test_debug_shows_where(monkeypatch, small_slide, tmp_path):
     monkeypatch.setattr(flow, "prepare", boom)
     with pytest.raises(RuntimeError, match="boom"):

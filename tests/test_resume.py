@@ -128,7 +128,7 @@ def test_a_shard_without_its_record_is_not_trusted(undisturbed, small_slide, tmp
     assert goes_on(small_slide, tmp_path, "segment") == undisturbed
 
 
-@pytest.mark.parametrize("stage", ["image-0", "segment", "merge", "label"])
+@pytest.mark.parametrize("stage", ["image-0", "segment", "merge"])
 def test_a_record_that_cannot_be_written_ends_the_run(stage, small_slide, tmp_path):
     """A tile without its record would be a hole that nobody knows of."""
     with command.driven_by(Stops("copy_image", 0)):

@@ -26,8 +26,11 @@ def by_reference(pixels, word, mask=1):
         mode="symmetric",
     )
     maps = unet.predictor(shipped.path, shipped.sha256)(window)
+    inside = np.s_[halo : halo + height, halo : halo + width]
+    if word["stain"] != "fluorescence":
+        mask = mask * (window[inside].min(axis=2, keepdims=True) < tissue.GLASS)
     return reference.label_whole(
-        maps[halo : halo + height, halo : halo + width] * np.uint8(mask),
+        maps[inside] * np.uint8(mask),
         nucleus_threshold=shipped.nucleus_threshold,
         seed_threshold=shipped.seed_threshold,
         grow_px=shipped.grow_px,
