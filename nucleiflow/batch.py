@@ -54,7 +54,7 @@ def run(
     model = load(config.model or SHIPPED)
     _check_writable(out)
     outcome = Outcome()
-    with _runner(workers, model) as runner, _stop_on_sigterm():
+    with _stop_on_sigterm(), _runner(workers, model) as runner:
         driver = _Driver(runner, progress, outcome)
         for path in paths:
             prepare = partial(flow.prepare, path, named[path], out, config, model)
