@@ -14,8 +14,9 @@ class RunConfig(BaseModel):
 
     tile_px: int | None = Field(None, gt=0)
     halo_px: int | None = Field(None, ge=0)
-    level: int = Field(0, ge=0)
+    level: int | None = Field(None, ge=0)
     mpp: float | None = Field(None, gt=0.01, lt=100)
+    working_mpp: float | None = Field(None, gt=0.01, lt=100)
     stain: str | None = None
     channel: str | None = None
     tissue_only: bool = True

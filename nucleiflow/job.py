@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nucleiflow import pyramid
+from nucleiflow.errors import RunError
 from nucleiflow.model import Model
 from nucleiflow.normalise import Normalisation
 from nucleiflow.plan import Grid
+from nucleiflow.resolution import Resolution
+from nucleiflow.settings import Postprocessing
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Job:
     """One slide on its way; its outputs lie in `folder`, `look` is known after the image stage."""
 
     slide: str
-    level: int
+    resolution: Resolution
     name: str
     folder: Path
     grid: Grid
@@ -36,8 +39,19 @@ class Job:
     channels: tuple[str, ...]
     dtype: str
     rgb: bool
-    mpp: float | None
     look: Look | None = None
+
+    @property
+    def postprocessing(self) -> Postprocessing:
+        """Thresholds and growth for the slide's stain, known after the image stage."""
+        if self.look is None:
+            raise RunError("thresholds were asked for before the image stage is done")
+        return self.model.postprocessing(self.look.stain)
+
+    @property
+    def mpp(self) -> float | None:
+        """µm per pixel of the working level."""
+        return self.resolution.mpp
 
     @property
     def levels(self) -> list[tuple[int, int]]:

@@ -15,12 +15,16 @@ from nucleiflow.slide import UM_PER_UNIT
 VERSION = "0.5"
 COLOURS = ("FF0000", "00FF00", "0000FF")
 
+Pixel = tuple[float, float]
 
-def image(name: str, levels: int, mpp: float | None, channels: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes of an image group with axes c, y, x."""
+
+def image(
+    name: str, levels: int, pixel_um: Pixel | None, channels: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Attributes of an image group with axes c, y, x; `pixel_um` (y, x) is that of level 0."""
     return {
         "version": VERSION,
-        "multiscales": [_multiscale(name, ("c", "y", "x"), levels, mpp)],
+        "multiscales": [_multiscale(name, ("c", "y", "x"), levels, pixel_um)],
         "omero": dict(channels),
     }
 
@@ -39,11 +43,11 @@ def omero(
     return {"channels": shown}
 
 
-def labels(name: str, levels: int, mpp: float | None) -> dict[str, Any]:
+def labels(name: str, levels: int, pixel_um: Pixel | None) -> dict[str, Any]:
     """Attributes of a label image group with axes y, x; it stands in `<image>/labels/<name>`."""
     return {
         "version": VERSION,
-        "multiscales": [_multiscale(name, ("y", "x"), levels, mpp)],
+        "multiscales": [_multiscale(name, ("y", "x"), levels, pixel_um)],
         "image-label": {"version": VERSION, "source": {"image": "../../"}},
     }
 
@@ -52,19 +56,21 @@ def labels_group(names: Sequence[str]) -> dict[str, Any]:
     return {"version": VERSION, "labels": list(names)}
 
 
-def _multiscale(name: str, axes: Sequence[str], levels: int, mpp: float | None) -> dict[str, Any]:
-    unit = {"unit": "micrometer"} if mpp else {}
+def _multiscale(
+    name: str, axes: Sequence[str], levels: int, pixel_um: Pixel | None
+) -> dict[str, Any]:
+    unit = {"unit": "micrometer"} if pixel_um else {}
     described = [
         {"name": axis, "type": "channel"}
         if axis == "c"
         else {"name": axis, "type": "space", **unit}
         for axis in axes
     ]
-    pixel = mpp or 1.0
+    size = dict(zip("yx", pixel_um or (1.0, 1.0), strict=True))
     datasets = []
     for level in range(levels):
-        scale = [1.0 if axis == "c" else pixel * 2**level for axis in axes]
-        shift = [0.0 if axis == "c" else pixel * (2**level - 1) / 2 for axis in axes]
+        scale = [1.0 if axis == "c" else size[axis] * 2**level for axis in axes]
+        shift = [0.0 if axis == "c" else size[axis] * (2**level - 1) / 2 for axis in axes]
         steps: list[dict[str, Any]] = [{"type": "scale", "scale": scale}]
         if level:
             steps.append({"type": "translation", "translation": shift})
