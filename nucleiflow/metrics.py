@@ -51,6 +51,11 @@ class Matching:
         return self._share(self.true_positive + self.false_positive + self.false_negative)
 
     @property
+    def mean_true_iou(self) -> float:
+        """Mean IoU of all true nuclei, 0 for a missed one: StarDist's mean_true_score."""
+        return self.mean_matched_iou * self.recall
+
+    @property
     def segmentation_quality(self) -> float:
         return self.mean_matched_iou
 
@@ -97,13 +102,13 @@ class Overlaps:
 
     def matching(self, iou: float) -> Matching:
         """Pair the labels one to one at IoU >= `iou`; see `match`."""
-        if not 0 < iou <= 1:
-            raise ValueError(f"iou is {iou}: a threshold lies in 0 < iou <= 1")
-        scores = self.iou
-        pairs = np.flatnonzero(scores >= iou)
-        scores = scores[pairs]
-        kept = _one_to_one(self.truth_index[pairs], self.found_index[pairs], scores)
-        return self._counted(scores[kept])
+        return self._counted(self.iou[self._paired(iou)])
+
+    def unmatched(self, iou: float) -> tuple[Labels, Labels]:
+        """True labels that are missed and found ones that are wrong at IoU >= `iou`, sorted."""
+        kept = self._paired(iou)
+        missed = np.delete(self.truth_labels, self.truth_index[kept])
+        return missed, np.delete(self.found_labels, self.found_index[kept])
 
     def kaggle_score(self) -> float:
         """See the function of this name."""
@@ -113,6 +118,11 @@ class Overlaps:
 
     def aggregated_jaccard(self) -> float:
         """See the function of this name."""
+        shared, union = self.aggregated_pixels()
+        return shared / union if union else 1.0
+
+    def aggregated_pixels(self) -> tuple[int, int]:
+        """Intersection and union (px) of which AJI is the ratio; those of many images add up."""
         order = np.lexsort((self.found_index, -self.iou, self.truth_index))
         taken, first = np.unique(self.truth_index[order], return_index=True)
         best = order[first]
@@ -120,7 +130,17 @@ class Overlaps:
         union = int(self.union[best].sum())
         union += int(np.delete(self.truth_area, taken).sum())
         union += int(np.delete(self.found_area, self.found_index[best]).sum())
-        return shared / union if union else 1.0
+        return shared, union
+
+    def _paired(self, iou: float) -> Ints:
+        """Positions of the pairs (k,) that are kept, one to one, at IoU >= `iou`."""
+        if not 0 < iou <= 1:
+            raise ValueError(f"iou is {iou}: a threshold lies in 0 < iou <= 1")
+        scores = self.iou
+        pairs = np.flatnonzero(scores >= iou)
+        truth, found = self.truth_index[pairs], self.found_index[pairs]
+        kept: Ints = pairs[_one_to_one(truth, found, scores[pairs])]
+        return kept
 
     def _counted(self, ious: Floats) -> Matching:
         """The counts when pairs with these `ious` are the true positives."""
@@ -201,6 +221,22 @@ def pixel_accuracy(truth: Labels, found: Labels) -> float:
     """Share of pixels that are foreground in both or in neither; 1.0 without pixels."""
     a, b = _foregrounds(truth, found)
     return float(np.count_nonzero(a == b) / a.size) if a.size else 1.0
+
+
+def resized(labels: Labels, shape: tuple[int, ...]) -> Labels:
+    """Labels (h, w) at another size, by the nearest neighbour of each pixel's centre.
+
+    >>> resized(np.array([[1, 2]]), (2, 4))
+    array([[1, 1, 2, 2],
+           [1, 1, 2, 2]])
+    """
+    if labels.shape == tuple(shape):
+        return labels
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new)
+        for new, old in zip(shape, labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns]
 
 
 def _foregrounds(truth: Labels, found: Labels) -> tuple[Bools, Bools]:

@@ -13,6 +13,7 @@ Bytes = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
 
 GOLDEN_RATIO = 0.6180339887498949
+TRUE, FOUND, AGREED = (0, 210, 255), (255, 200, 0), (0, 235, 90)  # colours of a comparison
 
 
 def outlines(labels: Labels) -> Bools:
@@ -37,12 +38,27 @@ def draw(image: Pixels, labels: Labels, *, low: float, high: float) -> Bytes:
     `image` is (h, w), (h, w, 1) or (h, w, 3) of uint8 or uint16; `low` becomes black and `high`
     white. Raises ValueError for other images, for labels of another size, and for high <= low.
     """
-    picture = _stretched(image, low, high)
+    picture = stretched(image, low, high)
     if picture.shape[:2] != labels.shape:
         raise ValueError(f"image is {image.shape}, but labels are {labels.shape}")
     edge = outlines(labels)
     picture[edge] = colours(labels[edge])
     return picture
+
+
+def compare(picture: Bytes, truth: Labels, found: Labels, *, missed: Bools, wrong: Bools) -> Bytes:
+    """The picture (h, w, 3) with outlines of the truth and of what was found, and of both at once.
+
+    Pixels (h, w) of `missed` true nuclei and of `wrong` found ones are tinted in the colour of
+    their outline.
+    """
+    drawn = picture.copy()
+    for where, colour in ((missed, TRUE), (wrong, FOUND)):
+        drawn[where] = (0.6 * drawn[where] + 0.4 * np.array(colour)).astype(np.uint8)
+    true_edge, found_edge = outlines(truth), outlines(found)
+    drawn[true_edge], drawn[found_edge] = TRUE, FOUND
+    drawn[true_edge & found_edge] = AGREED
+    return drawn
 
 
 def colours(labels: Labels) -> Bytes:
@@ -56,7 +72,7 @@ def colours(labels: Labels) -> Bytes:
     return _bytes(np.stack([red, green, blue], axis=-1))
 
 
-def _stretched(image: Pixels, low: float, high: float) -> Bytes:
+def stretched(image: Pixels, low: float, high: float) -> Bytes:
     """`image` as (h, w, 3) uint8, by a table of all the values it may hold."""
     if image.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"image is {image.dtype}: only uint8 and uint16 can be drawn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -132,6 +133,38 @@ def _decode(path: str, *, rgb: bool, deep: bool) -> NDArray[Any]:
             return to_channels_last(flat, "YXS" if rgb else "YX")
     except Exception as error:
         raise unreadable(path, CUT, error) from error
+
+
+def read_values(path: str, max_pixels: int) -> NDArray[Any]:
+    """The numbers that a PNG stores: (h, w), or (h, w, bands) of a colour picture or with alpha.
+
+    A palette gives its indices, 1-bit pictures 0 and 255. Raises SlideError with one line.
+    """
+    try:
+        with open(path, "rb") as file:
+            _check_head(path, file.read(33))
+            file.seek(0)
+            with _image(file) as image:
+                _check_pixels(path, image.size, max_pixels)
+                image.load()
+                return np.asarray(image.convert("L") if image.mode == "1" else image)
+    except SlideError:
+        raise
+    except Exception as error:
+        raise unreadable(path, CUT, error) from error
+
+
+def _check_pixels(path: str, size: tuple[int, int], most: int) -> None:
+    if size[0] * size[1] > most:
+        raise SlideError(f"{path}: {size[0]} x {size[1]} px is too large: cut it into pieces")
+
+
+def png(pixels: NDArray[np.uint8], *, colours: int) -> bytes:
+    """A picture (h, w, 3) uint8 as a small PNG file, reduced to a palette of `colours` <= 256."""
+    file = io.BytesIO()
+    reduced = Image.fromarray(pixels).quantize(colours, dither=Image.Dither.NONE)
+    reduced.save(file, format="PNG", optimize=True)
+    return file.getvalue()
 
 
 def save_png(path: Path, pixels: NDArray[np.uint8]) -> None:

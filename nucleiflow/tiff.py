@@ -385,6 +385,27 @@ def _resolution(tif: TiffFile, page: TiffPage) -> tuple[float | None, float | No
     return x, y, f"resolution tags (per {unit})"
 
 
+def read_values(path: str, max_pixels: int) -> NDArray[Any]:
+    """The numbers of the first page as they are stored, (h, w) or with more axes.
+
+    Raises SlideError with one line.
+    """
+    try:
+        with TiffFile(path) as tif:
+            _check_pixels(path, tif.pages.first, max_pixels)
+            return np.asarray(tif.pages.first.asarray())
+    except SlideError:
+        raise
+    except Exception as error:
+        raise unreadable(path, COPY, error) from error
+
+
+def _check_pixels(path: str, page: TiffPage, most: int) -> None:
+    if page.size > most:
+        size = f"{page.imagewidth} x {page.imagelength} px"
+        raise SlideError(f"{path}: {size} is too large: cut it into pieces")
+
+
 def write_pyramid(
     path: str, levels: Sequence[NDArray[Any]], *, mpp: float | None, channel: str
 ) -> None:
