@@ -12,6 +12,10 @@ from skimage.measure import regionprops
 
 SEED_DEPTH = 0.4  # a seed is the part of a nucleus deeper than this part of its greatest depth
 CONTACT_PX = 2  # background this near to two nuclei must not be lost
+EXACT = 0.3  # part of the crops that are not resampled
+ZOOM_SIGMA, ZOOM = 0.4, (0.35, 2.2)  # spread of the logarithm of the scale, and its bounds
+RGB_FROM_DYES = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+DYES_FROM_RGB = np.linalg.inv(RGB_FROM_DYES)  # haematoxylin, eosin, DAB (Ruifrok, Johnston 2001)
 EDGE_PX = 64  # how far an image is mirrored to complete the nuclei that its edge cuts
 
 
@@ -66,16 +70,19 @@ def crop(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """A random place, turn, mirror image, scale and colour of an image.
 
-    Returns network input (size, size, 3) uint8 and targets (size, size, 3) uint8.
+    Returns network input (size, size, 3) uint8 and targets (size, size, 3) uint8. Some crops are
+    turned by whole quarters and not scaled, so that the network also sees pixels as sharp as a
+    scanner makes them.
     """
-    zoom = float(np.exp(rng.uniform(np.log(0.45), np.log(1.6))))
-    angle = rng.uniform(0, 2 * np.pi)
+    exact = rng.random() < EXACT
+    zoom = 1.0 if exact else float(np.clip(np.exp(rng.normal(0.0, ZOOM_SIGMA)), *ZOOM))
+    angle = rng.integers(4) * np.pi / 2 if exact else rng.uniform(0, 2 * np.pi)
     height, width = planes.image.shape[:2]
     centre = np.array([rng.uniform(0, height), rng.uniform(0, width)])
     step = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
     step[:, 0] *= rng.choice([-1, 1])
     offset = centre - step @ np.full(2, (size_px - 1) / 2)
-    image = _resample(planes.image, step, offset, size_px, smooth=True)
+    image = _resample(planes.image, step, offset, size_px, smooth=not exact)
     wanted = _resample(planes.targets, step, offset, size_px, smooth=False)
     return recolour(image, rng), wanted
 
@@ -113,22 +120,34 @@ def _mirror(index: NDArray[Any], length: int) -> NDArray[np.intp]:
 
 
 def recolour(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Random gamma, contrast, tint, blur and noise; seldom the negative. (h, w, 3) uint8."""
-    unit = image.astype(np.float32) / 255
+    """Random stain, gamma, contrast, blur and noise; seldom the negative. (h, w, 3) uint8.
+
+    Colour images are negatives of stained tissue: nuclei are bright in all of them.
+    """
+    unit: NDArray[np.float32] = image.astype(np.float32) / np.float32(255)
     grey = bool((image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all())
-    if grey and rng.random() < 0.15:
-        unit = 1 - unit
-    if not grey and rng.random() < 0.5:
-        unit = unit[..., rng.permutation(3)] if rng.random() < 0.1 else unit
-        unit = unit * rng.uniform(0.8, 1.2, 3).astype(np.float32)
-    if not grey and rng.random() < 0.15:
-        unit = np.repeat(unit.mean(axis=-1, keepdims=True), 3, axis=-1)
+    if grey:
+        unit = unit[..., :1]
+        if rng.random() < 0.04:
+            unit = 1 - unit
+    elif rng.random() < 0.12:
+        unit = unit.mean(axis=-1, keepdims=True)
+    elif rng.random() < 0.6:
+        unit = _restain(unit, rng)
     unit = np.clip(unit, 0, 1) ** np.float32(np.exp(rng.uniform(-0.5, 0.5)))
     unit = (unit - 0.5) * np.float32(rng.uniform(0.75, 1.2)) + 0.5
     unit = unit + np.float32(rng.uniform(-0.08, 0.08))
-    if rng.random() < 0.3:
-        unit = ndimage.gaussian_filter(unit, (rng.uniform(0.3, 1.3),) * 2 + (0,))
+    if rng.random() < 0.25:
+        unit = ndimage.gaussian_filter(unit, (rng.uniform(0.3, 1.5),) * 2 + (0,))
     if rng.random() < 0.4:
-        noise = rng.standard_normal(unit.shape[:2] + ((1,) if grey else (3,)), dtype=np.float32)
+        noise = rng.standard_normal(unit.shape, dtype=np.float32)
         unit = unit + noise * np.float32(rng.uniform(0.01, 0.07))
-    return np.asarray(np.clip(unit, 0, 1) * 255 + 0.5).astype(np.uint8)
+    found = np.asarray(np.clip(unit, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return found if found.shape[-1] == 3 else np.repeat(found, 3, axis=-1)
+
+
+def _restain(negative: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """More or less of each dye, in optical density (Tellez et al. 2018). (h, w, 3) in 0..1."""
+    density = -np.log(np.maximum(1 - negative, 1 / 255))
+    dyes = np.eye(3) + DYES_FROM_RGB @ np.diag(rng.uniform(-0.3, 0.3, 3)) @ RGB_FROM_DYES
+    return np.asarray(1 - np.exp(-density @ dyes.astype(np.float32)), np.float32)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 # The square root evens out bright and dim nuclei before 8 bits are all that is left.
 GAMMA = {"fluorescence": 0.5, "brightfield": 1.0, "h&e": 1.0}
 PERCENTILES = {"fluorescence": (1.0, 99.8), "brightfield": (0.5, 99.5), "h&e": (0.5, 99.5)}
+LUMA = np.array([19595, 38470, 7471], np.uint32)  # of 65,536: red, green, blue (ITU-R BT.601)
 LEAST_RANGE = {1: 4.0, 2: 16.0}  # counts, by bytes per pixel: less is noise, not signal
 
 
@@ -19,14 +20,16 @@ LEAST_RANGE = {1: 4.0, 2: 16.0}  # counts, by bytes per pixel: less is noise, no
 class Normalisation:
     """One set of numbers for a whole slide: `low` becomes 0, `high` becomes 255.
 
-    `channels` are the slide's channels that the network sees: three of them, or one that is shown
-    to all three inputs.
+    Where `inverted`, it is the other way round: the network sees nuclei bright on dark, whatever
+    the stain. `channels` are the slide's channels that the network sees: three of them, or one that
+    is shown to all three inputs.
     """
 
     channels: tuple[int, ...]
     low: float
     high: float
     gamma: float
+    inverted: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -34,27 +37,33 @@ class Normalisation:
             "low": self.low,
             "high": self.high,
             "gamma": self.gamma,
+            "inverted": self.inverted,
         }
 
 
-def measure(sample: NDArray[Any], *, stain: str, channels: Sequence[int]) -> Normalisation:
+def measure(
+    sample: NDArray[Any], *, stain: str, channels: Sequence[int], inverts: bool = True
+) -> Normalisation:
     """Sample (n, c) uint8/uint16 of a slide's pixels -> its normalisation.
 
-    The range is shared by the channels, so that the hue of a stain is kept.
+    The range is shared by the channels, so that the hue of a stain is kept. With `inverts`, stains
+    whose nuclei are dark are shown as negatives.
     """
     seen = sample[:, list(channels)]
     low_percent, high_percent = PERCENTILES[stain]
     low = float(np.percentile(seen, low_percent, axis=0).min())
     high = float(np.percentile(seen, high_percent, axis=0).max())
     high = max(high, low + LEAST_RANGE[sample.dtype.itemsize])
-    return Normalisation(tuple(channels), low, high, GAMMA[stain])
+    inverted = inverts and stain != "fluorescence"
+    return Normalisation(tuple(channels), low, high, GAMMA[stain], inverted)
 
 
 def table(norm: Normalisation, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
     """The look-up table (256 or 65,536) uint8 of a normalisation."""
     counts = np.arange(np.iinfo(dtype).max + 1, dtype=np.float64)
     unit = np.clip((counts - norm.low) / (norm.high - norm.low), 0.0, 1.0)
-    return np.floor(255.0 * unit**norm.gamma + 0.5).astype(np.uint8)
+    stretched = np.floor(255.0 * unit**norm.gamma + 0.5).astype(np.uint8)
+    return 255 - stretched if norm.inverted else stretched
 
 
 def apply(pixels: NDArray[Any], norm: Normalisation) -> NDArray[np.uint8]:
@@ -63,3 +72,17 @@ def apply(pixels: NDArray[Any], norm: Normalisation) -> NDArray[np.uint8]:
     if stretched.shape[-1] == 1:
         stretched = np.repeat(stretched, 3, axis=-1)
     return stretched
+
+
+def negative(seen: NDArray[np.uint8], norm: Normalisation) -> NDArray[np.uint8]:
+    """Network input of a stained or bright-field slide, as its negative whatever the polarity."""
+    return seen if norm.inverted else 255 - seen
+
+
+def grey(seen: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Network input (h, w, 3) -> its luminance (h, w, 1), for networks that take one channel.
+
+    The same whole numbers as Pillow's `convert("L")`; three equal channels give that channel.
+    """
+    summed = (seen.astype(np.uint32) * LUMA).sum(axis=-1, keepdims=True, dtype=np.uint32)
+    return np.asarray((summed + 32768) >> 16).astype(np.uint8)

@@ -12,7 +12,7 @@ EVERYTHING_MP = 16  # smaller slides are not worth a mask: everything counts as 
 MARGIN_PX = 128  # full-resolution pixels around tissue that count as tissue
 FLAT = 0.06  # noise, as a part of the range, above which a background is not flat enough to trust
 SIGMAS = 4.0
-GLASS = 208  # of 255 in every channel: brighter than any stained nucleus
+GLASS = 47  # of 255 in every channel of the negative: brighter than any stained nucleus
 
 
 def find(low: NDArray[Any], *, bright_background: bool, block_px: int) -> NDArray[np.bool_] | None:
@@ -51,10 +51,10 @@ def _rise(signal: NDArray[np.float64]) -> NDArray[np.bool_] | None:
 
 
 def glass(seen: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Network input (h, w, 3) of a stained or bright-field slide -> where it is as bright as bare
-    glass (h, w). A nucleus absorbs light, so what the network sees there is none.
+    """Network input (h, w, 3) of a stained or bright-field slide, a negative -> where the slide is
+    as bright as bare glass (h, w). A nucleus absorbs light, so what the network sees there is none.
     """
-    return seen.min(axis=-1) >= GLASS
+    return seen.max(axis=-1) <= GLASS
 
 
 def covers(

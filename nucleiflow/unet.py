@@ -6,75 +6,129 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleiflow import contract
 from nucleiflow.errors import ModelError
-from nucleiflow.model import digest
+from nucleiflow.model import architecture, digest
+from nucleiflow.normalise import grey
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 FILTERS = (16, 32, 64, 128, 256)
 _GATE = threading.Lock()
 
 
-def build(filters: Sequence[int] = FILTERS, *, outputs: int = 2, batch_norm: bool = False) -> Any:
+@dataclass(frozen=True)
+class Design:
+    """The form of a U-Net: `filters` per level, each level half as fine as the one before.
+
+    With `stem_stride` 2 the first level already works at half resolution and the maps are brought
+    back by a transposed convolution: four times the pixels for the same work. The classic network
+    of the 2018 Data Science Bowl is the default, with one map and no batch normalisation.
+    """
+
+    filters: tuple[int, ...] = FILTERS
+    stem_stride: int = 1
+    decoder_convolutions: int = 2
+    outputs: int = 2
+    batch_norm: bool = False
+
+
+def build(design: Design) -> Any:
     """A U-Net (Ronneberger et al. 2015): (n, h, w, 3) values 0..255 -> (n, h, w, outputs) 0..1.
 
-    Each level but the last halves the resolution, so h and w are multiples of
-    `2 ** (len(filters) - 1)`.
+    h and w are multiples of `stem_stride * 2 ** (len(filters) - 1)`.
     """
     tensorflow()
     import keras
     from keras import layers
 
-    def block(tensor: Any, width: int, name: str) -> Any:
-        for part in ("a", "b"):
-            tensor = layers.Conv2D(
-                width,
-                3,
-                padding="same",
-                use_bias=not batch_norm,
-                kernel_initializer="he_normal",
-                name=f"{name}{part}",
-            )(tensor)
-            if batch_norm:
-                tensor = layers.BatchNormalization(momentum=0.97, name=f"{name}{part}_norm")(tensor)
-            tensor = layers.ReLU(name=f"{name}{part}_relu")(tensor)
-        return tensor
+    def convolution(tensor: Any, width: int, name: str, size: int = 3, stride: int = 1) -> Any:
+        tensor = layers.Conv2D(
+            width,
+            size,
+            strides=stride,
+            padding="same",
+            use_bias=not design.batch_norm,
+            kernel_initializer="he_normal",
+            name=name,
+        )(tensor)
+        if design.batch_norm:
+            tensor = layers.BatchNormalization(momentum=0.97, name=f"{name}_norm")(tensor)
+        return layers.ReLU(name=f"{name}_relu")(tensor)
 
+    filters, skips = design.filters, []
     pixels = keras.Input((None, None, 3), name="pixels")
     tensor = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(pixels)
-    skips = []
-    for level, width in enumerate(filters[:-1]):
-        tensor = block(tensor, width, f"down{level}")
-        skips.append(tensor)
-        tensor = layers.MaxPooling2D(name=f"pool{level}")(tensor)
-    tensor = block(tensor, filters[-1], "bottom")
+    for level, width in enumerate(filters):
+        if level == 0 and design.stem_stride == 2:
+            tensor = convolution(tensor, width, "down0a", size=5, stride=2)
+        else:
+            tensor = convolution(tensor, width, f"down{level}a")
+        tensor = convolution(tensor, width, f"down{level}b")
+        if level < len(filters) - 1:
+            skips.append(tensor)
+            tensor = layers.MaxPooling2D(name=f"pool{level}")(tensor)
     for level in reversed(range(len(filters) - 1)):
-        tensor = layers.Conv2DTranspose(filters[level], 2, strides=2, name=f"up{level}_grow")(
-            tensor
-        )
-        tensor = layers.Concatenate(name=f"up{level}_skip")([skips[level], tensor])
-        tensor = block(tensor, filters[level], f"up{level}")
-    maps = layers.Conv2D(outputs, 1, activation="sigmoid", dtype="float32", name="maps")(tensor)
-    return keras.Model(pixels, maps, name="nucleiflow_unet")
+        grown = layers.Conv2DTranspose(filters[level], 2, strides=2, name=f"up{level}_grow")(tensor)
+        tensor = layers.Concatenate(name=f"up{level}_skip")([skips[level], grown])
+        for part in "abcd"[: design.decoder_convolutions]:
+            tensor = convolution(tensor, filters[level], f"up{level}{part}")
+    last = {"activation": "sigmoid", "dtype": "float32", "name": "maps"}
+    if design.stem_stride == 2:
+        head = layers.Conv2DTranspose(design.outputs, 4, strides=2, padding="same", **last)
+    else:
+        head = layers.Conv2D(design.outputs, 1, **last)
+    return keras.Model(pixels, head(tensor), name="nucleiflow_unet")
 
 
-def fold(trained: Any, filters: Sequence[int] = FILTERS, *, outputs: int = 2) -> Any:
+def fold(trained: Any, design: Design) -> Any:
     """The same network, its batch normalisation folded into the convolutions."""
-    plain = build(filters, outputs=outputs)
+    plain = build(replace(design, batch_norm=False))
+    names = {layer.name for layer in trained.layers}
     for layer in plain.layers:
         weights = trained.get_layer(layer.name).get_weights()
-        if layer.name.startswith(("down", "bottom", "up")) and layer.name[-1] in "ab":
-            gamma, beta, mean, variance = trained.get_layer(f"{layer.name}_norm").get_weights()
-            epsilon = trained.get_layer(f"{layer.name}_norm").epsilon
-            scale = gamma / np.sqrt(variance + epsilon)
+        if f"{layer.name}_norm" in names:
+            norm = trained.get_layer(f"{layer.name}_norm")
+            gamma, beta, mean, variance = norm.get_weights()
+            scale = gamma / np.sqrt(variance + norm.epsilon)
             weights = [weights[0] * scale, beta - mean * scale]
         layer.set_weights(weights)
     return plain
+
+
+def design_of(network: Any) -> Design:
+    """The design of a network that `build` made. Raises ModelError for any other."""
+    names = {layer.name for layer in network.layers}
+    levels = sum(f"down{level}b" in names for level in range(len(names)))
+    other = ModelError(
+        "the network is not one that `nucleiflow train` wrote: train it on where it was made"
+    )
+    if not {"down0a", "up0a"} <= names:
+        raise other
+    design = Design(
+        filters=tuple(network.get_layer(f"down{level}b").filters for level in range(levels)),
+        stem_stride=network.get_layer("down0a").strides[0],
+        decoder_convolutions=sum(f"up0{part}" in names for part in "abcd"),
+        outputs=network.output_shape[-1],
+        batch_norm="down0a_norm" in names,
+    )
+    if _parts(build(design)) != _parts(network):
+        raise other
+    return design
+
+
+def _parts(network: Any) -> list[tuple[str, str, list[Any]]]:
+    return [
+        (type(layer).__name__, layer.name, [weight.shape for weight in layer.weights])
+        for layer in network.layers
+    ]
 
 
 def set_threads(count: int) -> None:
@@ -100,38 +154,52 @@ def tensorflow() -> Any:
         os.close(void)
 
 
+def read_network(path: str | Path, sha256: str) -> Any:
+    """The Keras model of a file, which holds nothing but layers that Keras itself knows.
+
+    Raises ModelError when the file has another digest, does not keep the contract or cannot be
+    loaded.
+    """
+    found = digest(path)
+    if found != sha256:
+        raise ModelError(f"model {path} has digest {found[:12]}, but {sha256[:12]} was asked for")
+    contract.check(architecture(Path(path)))
+    tensorflow()
+    import keras
+
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        raise ModelError(f"model {path} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
 @functools.cache
 def predictor(path: str, sha256: str) -> Predict:
     """The network of a file, loaded and compiled once per process.
 
     The result maps network input (h, w, 3) uint8 to maps (h, w, 2) uint8 with h and w multiples of
     the network's stride; one call at a time, so that threads share the processor instead of
-    fighting for it. Raises ModelError when the file has another digest or cannot be loaded.
+    fighting for it. A network that takes one channel gets the luminance; the map of a network that
+    gives one stands for both. Raises ModelError as `read_network` does.
     """
-    found = digest(path)
-    if found != sha256:
-        raise ModelError(f"model {path} has digest {found[:12]}, but {sha256[:12]} was asked for")
+    model = read_network(path, sha256)
     tf = tensorflow()
-    import keras
+    channels, count = model.input_shape[-1], model.output_shape[-1]
 
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:
-        raise ModelError(f"model {path} cannot be loaded: {str(error).splitlines()[0]}") from error
-
-    @tf.function(input_signature=[tf.TensorSpec((1, None, None, 3), tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec((1, None, None, channels), tf.uint8)])
     def maps(pixels: Any) -> Any:
-        unit = model(tf.cast(pixels, tf.float32), training=False)
+        unit = tf.cast(model(tf.cast(pixels, tf.float32), training=False), tf.float32)
         return tf.cast(tf.floor(unit * 255.0 + 0.5), tf.uint8)
 
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        seen = pixels if channels == 3 else grey(pixels)
         with _GATE:
-            found = np.asarray(maps(pixels[None]).numpy()[0])
-        if found.shape != (*pixels.shape[:2], 2):
+            found = np.asarray(maps(seen[None]).numpy()[0])
+        if found.shape != (*pixels.shape[:2], count):
             raise ModelError(
                 f"model {path} answers {pixels.shape} with maps of {found.shape}: "
-                f"it must give {(*pixels.shape[:2], 2)}, nucleus and seed"
+                f"it must give {(*pixels.shape[:2], count)}"
             )
-        return found
+        return found if count == 2 else np.repeat(found, 2, axis=-1)
 
     return predict
