@@ -85,6 +85,8 @@ class _Driver:
             with slide:
                 for note in slide.notes:
                     self.progress.say(f"{job.name}: {note}")
+            if not job.resolution.plain:
+                self.progress.say(f"{job.name}: {job.resolution.reason}")
             word = self._stages(flow.flow(job, config), job.name)
         except Exception as error:
             if config.debug:

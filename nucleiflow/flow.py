@@ -15,8 +15,9 @@ from nucleiflow.errors import ConfigError, NucleiflowError, StoreError
 from nucleiflow.job import Job
 from nucleiflow.merge import merge
 from nucleiflow.model import Model
+from nucleiflow.resolution import Resolution, Wish, choose
 from nucleiflow.seeds import Record
-from nucleiflow.slide import Slide, sane_mpp
+from nucleiflow.slide import Slide
 
 LAYOUT = 1  # of the files of a run; a run of another layout is not continued
 
@@ -49,21 +50,13 @@ def prepare(path: str, name: str, out: Path, config: RunConfig, model: Model) ->
 
 
 def _job(slide: Slide, name: str, folder: Path, config: RunConfig, model: Model) -> Job:
-    if config.level >= len(slide.levels):
-        raise ConfigError(
-            f"{slide.path} has {len(slide.levels)} levels: there is no --level {config.level}"
-        )
+    chosen = _resolution(slide, config, model)
     stain.check(slide.channels, stain=config.stain, channel=config.channel)
-    height, width = slide.levels[config.level].shape
+    height, width = chosen.working_px
     reach = plan.check(config.tile_px or plan.DEFAULT_TILE_PX, config.halo_px, model.reach)
-    mpp = config.mpp or slide.mpp
-    if mpp is not None and config.mpp is None:
-        mpp *= slide.downsamples[config.level]
-    if mpp is not None and not sane_mpp(mpp):
-        raise ConfigError(f"mpp is {mpp:g}: pixels of 0.01 to 100 µm are believable")
     return Job(
         slide=slide.path,
-        level=config.level,
+        resolution=chosen,
         name=name,
         folder=folder,
         grid=plan.Grid(height, width, config.tile_px or _tile_px(height, width, reach), reach),
@@ -71,8 +64,16 @@ def _job(slide: Slide, name: str, folder: Path, config: RunConfig, model: Model)
         channels=slide.channels,
         dtype=slide.dtype.newbyteorder("=").name,
         rgb=slide.rgb,
-        mpp=mpp,
     )
+
+
+def _resolution(slide: Slide, config: RunConfig, model: Model) -> Resolution:
+    wish = Wish(config.level, config.working_mpp, model.mpp_range)
+    shapes = [level.shape for level in slide.levels]
+    try:
+        return choose(shapes, slide.downsamples, config.mpp or slide.mpp, wish)
+    except ConfigError as error:
+        raise ConfigError(f"{slide.path}: {error}") from error
 
 
 def _tile_px(height: int, width: int, reach: Any) -> int:
@@ -89,14 +90,13 @@ def fingerprint(job: Job, config: RunConfig) -> dict[str, Any]:
         "input": source.fingerprint(job.slide),
         "model": model.sha256,
         "options": {
-            **config.model_dump(include={"level", "stain", "channel", "tissue_only"}),
+            **config.model_dump(include={"stain", "channel", "tissue_only"}),
+            "level": job.resolution.level,
+            "working_px": list(job.resolution.working_px),
             "mpp": job.mpp,
             "tile_px": job.grid.tile_px,
-            "nucleus_threshold": model.nucleus_threshold,
-            "seed_threshold": model.seed_threshold,
-            "grow_px": model.grow_px,
-            "min_seed_area_px": model.min_seed_area_px,
         },
+        "settings": model.settings.as_json(),
         "code": {"version": __version__, "layout": LAYOUT},
     }
 
@@ -225,7 +225,7 @@ def _publish_image(job: Job) -> None:
     top = 2 ** (8 * (1 if job.dtype == "uint8" else 2)) - 1
     windows = [(0.0, 255.0) if job.rgb else window] * len(job.channels)
     shown = ngff.omero(job.channels, rgb=job.rgb, windows=windows, top=top)
-    store.set_ome(job.store, ngff.image(job.name, len(job.levels), job.mpp, shown))
+    store.set_ome(job.store, ngff.image(job.name, len(job.levels), job.resolution.pixel_um, shown))
 
 
 def _merge(job: Job) -> int:
@@ -240,7 +240,7 @@ def _merge(job: Job) -> int:
         return None if found is None else Record(**found)
 
     count = 0
-    for index, new in merge(job.grid, read, min_area_px=job.model.min_seed_area_px):
+    for index, new in merge(job.grid, read, min_area_px=job.postprocessing.min_seed_area_px):
         records.put_arrays(job.record("merge", index), {"new": new})
         count = max(count, int(new.max()))
     records.put_json(marker, {"nuclei": count})
@@ -250,7 +250,8 @@ def _merge(job: Job) -> int:
 def _label(job: Job) -> Stage:
     """Tiles that hold seeds, and those that a neighbour's nuclei may grow into."""
     seeded = records.done(job.records("merge"))
-    near = {other for tile in seeded for other in job.grid.around(tile, job.model.grow_px)}
+    reach = job.postprocessing.grow_px
+    near = {other for tile in seeded for other in job.grid.around(tile, reach)}
     return _stage(job, "label", partial(tasks.label, job), sorted(near), "label")
 
 
@@ -259,7 +260,7 @@ def _finish(
 ) -> dict[str, Any]:
     """Publish the labels, write the final word, and only then drop the scratch."""
     levels = len(job.levels)
-    store.set_ome(job.labels, ngff.labels("nuclei", levels, job.mpp))
+    store.set_ome(job.labels, ngff.labels("nuclei", levels, job.resolution.pixel_um))
     store.set_ome(job.labels.parent, ngff.labels_group(["nuclei"]))
     chosen = job.look
     word = {
@@ -270,11 +271,13 @@ def _finish(
         "height": job.grid.height,
         "width": job.grid.width,
         "mpp": job.mpp,
+        "resolution": job.resolution.as_json(),
         "tiles": len(job.grid),
         "tiles_with_tissue": tissue_tiles,
         "stain": chosen.stain if chosen else None,
         "stain_reason": chosen.reason if chosen else None,
         "normalisation": chosen.norm.as_json() if chosen else None,
+        "postprocessing": job.postprocessing.as_json(),
         "halo_px": job.grid.reach.halo_px,
         "holes": [],
         "seconds": {name: round(value, 3) for name, value in seconds.items()},

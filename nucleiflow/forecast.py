@@ -31,6 +31,7 @@ class Forecast:
     width: int
     tile_px: int
     halo_px: int
+    resolution: dict[str, Any] | None
     cost: Estimate | None
     workers: int
     fatal: str | None
@@ -47,6 +48,7 @@ class Forecast:
         lines = [
             self.slide,
             f"  size     {self.width} x {self.height} px, {cost.megapixels:,.1f} MP",
+            f"  pixel    {(self.resolution or {}).get('reason')}",
             f"  tiles    {cost.tiles:,} of {self.tile_px} px, halo {self.halo_px} px; "
             f"{cost.network_megapixels:,.1f} MP through the network ({overhead:.2f} x)",
             f"  time     {'at most ' + clock(cost.seconds) if cost.seconds else 'not calibrated'}"
@@ -76,7 +78,7 @@ def _one(
     try:
         job, slide = flow.prepare(path, "plan", out, config, model)
     except NucleiflowError as error:
-        return Forecast(path, 0, 0, 0, 0, None, workers, str(error), ())
+        return Forecast(path, 0, 0, 0, 0, None, None, workers, str(error), ())
     with slide:
         cost = estimate(
             job.grid, channels=len(job.channels), dtype=job.dtype, network_mp_per_s=speed
@@ -96,8 +98,8 @@ def _one(
         fatal = f"{out} has {free / 1e9:.1f} GB free, {cost.disk_bytes / 1e9:.1f} GB may be needed"
     grid = job.grid
     return Forecast(
-        path, grid.height, grid.width, grid.tile_px, grid.reach.halo_px, cost, workers, fatal,
-        tuple(warnings),
+        path, grid.height, grid.width, grid.tile_px, grid.reach.halo_px, job.resolution.as_json(),
+        cost, workers, fatal, tuple(warnings),
     )  # fmt: skip
 
 

@@ -33,7 +33,10 @@ def decide(job: Job, *, kind: str | None, channel: str | None, tissue_only: bool
     if mask is not None:
         records.put_arrays(job.tissue, {"mask": mask})
     norm = normalise.measure(
-        _sample(job, mask, block_px), stain=chosen.kind, channels=chosen.channels
+        _sample(job, mask, block_px),
+        stain=chosen.kind,
+        channels=chosen.channels,
+        inverts=job.model.settings.inverts,
     )
     look = Look(norm, chosen.kind, chosen.reason, block_px if mask is not None else None)
     return replace(job, look=look)

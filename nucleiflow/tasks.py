@@ -16,6 +16,7 @@ from nucleiflow.box import Box
 from nucleiflow.errors import RunError
 from nucleiflow.grow import grow
 from nucleiflow.job import Job, Look
+from nucleiflow.resample import Resampling, resampled
 from nucleiflow.slide import Slide
 
 _gate = threading.Lock()
@@ -48,9 +49,10 @@ def _mask(path: Path, _stamp: int) -> NDArray[np.bool_]:
 
 
 def copy_image(job: Job, index: int) -> None:
-    """Stage `image`: one tile of the slide into level 0 of the OME-Zarr."""
-    core = job.grid.core(index)
-    pixels = _slide(job.slide).levels[job.level].read(core)
+    """Stage `image`: one tile of the slide, resampled if need be, into level 0 of the OME-Zarr."""
+    core, chosen = job.grid.core(index), job.resolution
+    level = _slide(job.slide).levels[chosen.level]
+    pixels = resampled(core, Resampling(level.shape, chosen.working_px), level.read)
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     store.write(job.store / "0", core, np.moveaxis(native, -1, 0))
     records.put_arrays(job.record("image-0", index), {})
@@ -90,15 +92,16 @@ def segment(job: Job, index: int) -> None:
     inside = tile.core.slices(origin=tile.window)
     maps = maps[inside]
     if job.look.stain != "fluorescence":
-        maps = np.where(tissue.glass(window[inside])[..., None], 0, maps).astype(np.uint8)
+        bare = tissue.glass(normalise.negative(window[inside], job.look.norm))
+        maps = np.where(bare[..., None], 0, maps).astype(np.uint8)
     if job.look.block_px is not None:
         mask = _mask(job.tissue, job.tissue.stat().st_mtime_ns)
         covered = tissue.covers(mask, *tile.core.slices(), job.look.block_px)
         maps = np.where(covered[..., None], maps, 0).astype(np.uint8)
     foreground, numbered = seeds.split(
         maps,
-        nucleus_threshold=job.model.nucleus_threshold,
-        seed_threshold=job.model.seed_threshold,
+        nucleus_threshold=job.postprocessing.nucleus_threshold,
+        seed_threshold=job.postprocessing.seed_threshold,
     )
     store.write(job.foreground, tile.core, foreground)
     store.write(job.seeds, tile.core, numbered)
@@ -115,7 +118,7 @@ def _window(job: Job, window: Box, look: Look) -> NDArray[np.uint8]:
 
 def label(job: Job, index: int) -> None:
     """Stage `label`: foreground and seeds around the core, labelled and grown; the core is kept."""
-    core, reach = job.grid.core(index), job.model.grow_px
+    core, reach = job.grid.core(index), job.postprocessing.grow_px
     window = core.grow(reach).clip(job.grid.height, job.grid.width)
     named = np.zeros(window.shape, np.uint32)
     foreground = np.zeros(window.shape, np.uint8)

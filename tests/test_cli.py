@@ -257,7 +257,7 @@ def test_working_at_a_level_and_with_an_mpp(slide, tmp_path):
     _, word = command.segment(slide, tmp_path / "level", "--level", 1)
     assert (word["height"], word["width"], word["mpp"]) == (350, 450, 1.0)
     _, word = command.segment(slide, tmp_path / "mpp", "--level", 1, "--mpp", 0.25)
-    assert word["mpp"] == 0.25
+    assert word["mpp"] == 0.5, "--mpp is that of level 0"
 
 
 def test_a_channel_by_name_or_number(field, tmp_path):

@@ -1,10 +1,13 @@
 """What a slide looks like: its stain, where its tissue is, and how its intensities are spread."""
 
+from dataclasses import replace
+
 import hypothesis.extra.numpy as arrays
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import ndimage
 
 from nucleiflow import normalise, stain, tissue
@@ -156,6 +159,8 @@ def normalisations(draw):
 @given(normalisations())
 def test_the_table_rises_from_low_to_high(case):
     dtype, norm = case
+    negative = normalise.table(replace(norm, inverted=True), dtype)
+    np.testing.assert_array_equal(negative, 255 - normalise.table(norm, dtype))
     found = normalise.table(norm, dtype)
     assert found.dtype == np.uint8
     assert len(found) == np.iinfo(dtype).max + 1
@@ -216,12 +221,50 @@ def test_nuclei_stand_out_after_normalisation(dtype):
     assert found[~nuclear].max() < 120
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", ["brightfield", "h&e"])
+def test_stained_nuclei_are_shown_bright_on_dark_unless_the_model_wants_them_as_they_are(
+    kind, dtype
+):
+    sample = cells(0.8, 0.3, dtype=dtype)
+    nuclear = sample[:, 0] < 0.55 * np.iinfo(dtype).max
+    norm = normalise.measure(sample, stain=kind, channels=(0,))
+    found = normalise.apply(sample[None], norm)[0, :, 0]
+    assert found[nuclear].min() > 200
+    assert found[~nuclear].max() < 55
+    plain = normalise.measure(sample, stain=kind, channels=(0,), inverts=False)
+    as_is = normalise.apply(sample[None], plain)
+    np.testing.assert_array_equal(as_is[0, :, 0], 255 - found)
+    for seen, measured in ((as_is, plain), (255 - as_is, norm)):
+        np.testing.assert_array_equal(normalise.negative(seen, measured)[0, :, 0], found)
+
+
+def test_fluorescence_is_never_inverted():
+    sample = cells(0.1, 0.5)
+    norms = [
+        normalise.measure(sample, stain="fluorescence", channels=(0,), inverts=inverts)
+        for inverts in (True, False)
+    ]
+    assert norms[0] == norms[1]
+    assert not norms[0].inverted
+
+
+@settings(deadline=None)
+@given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3))))
+def test_grey_is_pillows_luminance(seen):
+    found = normalise.grey(seen)
+    assert (found.shape, found.dtype) == ((*seen.shape[:2], 1), np.uint8)
+    np.testing.assert_array_equal(found[..., 0], np.asarray(Image.fromarray(seen).convert("L")))
+    same = np.repeat(seen[..., :1], 3, axis=-1)
+    np.testing.assert_array_equal(normalise.grey(same), seen[..., :1])
+
+
 @pytest.mark.parametrize(("dtype", "brightest"), [(np.uint8, 128), (np.uint16, 128)])
 def test_noise_of_an_empty_slide_is_not_stretched_to_full_contrast(dtype, brightest):
     """One count more or less is not signal."""
     sample = np.random.default_rng(0).integers(50, 52, (1000, 1)).astype(dtype)
     norm = normalise.measure(sample, stain="brightfield", channels=(0,))
-    assert normalise.apply(sample[None], norm).max() < brightest
+    assert np.ptp(normalise.apply(sample[None], norm)) < brightest
 
 
 BLOCK_PX = 16
@@ -345,4 +388,4 @@ def test_covers_spreads_each_block(mask, block_px, data):
 
 def test_glass_is_what_is_bright_in_every_channel():
     seen = np.array([[[255, 255, 255], [240, 120, 200], [90, 60, 140], [215, 230, 220]]], np.uint8)
-    np.testing.assert_array_equal(tissue.glass(seen), [[True, False, False, True]])
+    np.testing.assert_array_equal(tissue.glass(255 - seen), [[True, False, False, True]])

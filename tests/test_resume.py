@@ -190,7 +190,7 @@ def other_model(tmp_path_factory):
     """A small U-Net that was never trained."""
     path = tmp_path_factory.mktemp("model") / "other.keras"
     with warnings.catch_warnings(action="ignore"):  # Keras, about NumPy
-        unet.build((4, 8)).save(path)
+        unet.build(unet.Design((4, 8))).save(path)
     return path
 
 
@@ -235,7 +235,7 @@ def test_another_threshold_beside_the_same_model_is_refused(begun, own_slide, tm
     chosen = {**known.get("postprocessing", {}), "seed_threshold": 17}
     (tmp_path / "copy.json").write_text(json.dumps({"postprocessing": chosen}))
     line = refused(begun, "run", own_slide, "--out", begun, *SMALL_TILES, "--model", copy)
-    assert "options.seed_threshold was" in line
+    assert "settings.postprocessing.fluorescence.seed_threshold was" in line
     assert "is 17" in line
 
 

@@ -14,10 +14,10 @@ SEAM_PX = 256
 BORDER_PX = 300  # of a made-up tissue mask: through nuclei, off every seam and every block
 
 
-def by_reference(pixels, word, mask=1):
+def by_reference(pixels, word, mask=1, path=model.SHIPPED):
     """Labels of pixels (h, w, c) by one window over the whole slide and by plain means."""
-    shipped = model.load()
-    halo, stride = shipped.reach.halo_px, shipped.reach.stride_px
+    known = model.load(path)
+    halo, stride = known.reach.halo_px, known.reach.stride_px
     height, width = pixels.shape[:2]
     norm = normalise.Normalisation(**word["normalisation"])
     window = np.pad(
@@ -25,17 +25,13 @@ def by_reference(pixels, word, mask=1):
         [(halo, halo + -height % stride), (halo, halo + -width % stride), (0, 0)],
         mode="symmetric",
     )
-    maps = unet.predictor(shipped.path, shipped.sha256)(window)
+    maps = unet.predictor(known.path, known.sha256)(window)
     inside = np.s_[halo : halo + height, halo : halo + width]
     if word["stain"] != "fluorescence":
-        mask = mask * (window[inside].min(axis=2, keepdims=True) < tissue.GLASS)
-    return reference.label_whole(
-        maps[inside] * np.uint8(mask),
-        nucleus_threshold=shipped.nucleus_threshold,
-        seed_threshold=shipped.seed_threshold,
-        grow_px=shipped.grow_px,
-        min_seed_area_px=shipped.min_seed_area_px,
-    )
+        seen = window[inside] if norm.inverted else 255 - window[inside]
+        mask = mask * (seen.max(axis=2, keepdims=True) > tissue.GLASS)
+    chosen = known.postprocessing(word["stain"])
+    return reference.label_whole(maps[inside] * np.uint8(mask), **chosen.as_json())
 
 
 def on_seams(labels):
