@@ -57,7 +57,7 @@ def train(job: ClassicJob, *, say: Callable[[str], None]) -> Path:
     trained = [squeeze(*dataset.read(one), job.side_px) for one in samples if one.split == "train"]
     judged = [squeeze(*dataset.read(one), job.side_px) for one in held_out]
     keras.utils.set_random_seed(job.random_seed)
-    model = unet.build(unet.Design(job.filters, outputs=1))
+    model = unet.build(unet.Design(job.filters, outputs=1, starter=True))
     model.compile(
         optimizer=keras.optimizers.Adam(job.learning_rate),
         loss="binary_crossentropy",
@@ -84,7 +84,8 @@ def train(job: ClassicJob, *, say: Callable[[str], None]) -> Path:
     model.save(f"{job.output}.keras")
     worth = instances(model, held_out, job.side_px)
     for group, scores in worth.items():
-        say(f"{group:20} " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+        told = [f"{name} {value:.3f}" for name, value in scores.items() if name != "images"]
+        say(f"{group:20} images {scores['images']:.0f}  {'  '.join(told)}")
     _record(job, samples, epochs, worth)
     return Path(f"{job.output}.keras")
 

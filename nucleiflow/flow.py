@@ -19,6 +19,7 @@ from nucleiflow.resolution import Resolution, Wish, choose
 from nucleiflow.seeds import Record
 from nucleiflow.slide import Slide
 
+MOST_TOLD = 4  # differences between two runs; more are not read
 LAYOUT = 1  # of the files of a run; a run of another layout is not continued
 
 
@@ -134,8 +135,8 @@ def finished(job: Job, mark: dict[str, Any]) -> dict[str, Any] | None:
     differs = differences(earlier.get("fingerprint"), mark)
     if differs:
         raise StoreError(
-            f"{job.folder} was made otherwise ({'; '.join(differs)}): "
-            "choose another --out, or begin anew with --restart"
+            f"{job.folder} was made otherwise: choose another --out, or begin anew with --restart "
+            f"({'; '.join(differs[:MOST_TOLD])}{'; …' if len(differs) > MOST_TOLD else ''})"
         )
     return word if word and (job.labels / "zarr.json").exists() else None
 

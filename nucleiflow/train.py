@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nucleiflow import dataset, settings, unet
 from nucleiflow.augment import Planes, crop
 from nucleiflow.classic import ClassicJob
 from nucleiflow.errors import ConfigError, ModelError
 from nucleiflow.model import digest, load, sidecar
+
+INHERITED = ("postprocessing", "resolution", "weaknesses")  # by a network tuned from another
 
 Batch = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -46,15 +48,25 @@ class TrainJob(BaseModel):
     checkpoint_steps: int = Field(200, gt=0)
     random_seed: int = 2018
     postprocessing: dict[str, Any] = {}
+    resolution: dict[str, Any] = {}
+    weaknesses: tuple[str, ...] = ()
 
-    @field_validator("postprocessing")
-    @classmethod
-    def _as_a_sidecar_has_it(cls, chosen: dict[str, Any]) -> dict[str, Any]:
+    @model_validator(mode="after")
+    def _as_a_sidecar_has_it(self) -> Self:
         try:
-            settings.read({"postprocessing": chosen}, name="the job")
+            settings.read(self.sidecar(), name="the job")
         except ModelError as error:
             raise ValueError(str(error)) from None
-        return chosen
+        return self
+
+    def sidecar(self) -> dict[str, Any]:
+        """What goes as it is into the file beside the weights."""
+        told = {
+            "postprocessing": self.postprocessing,
+            "resolution": self.resolution,
+            "weaknesses": list(self.weaknesses),
+        }
+        return {key: value for key, value in told.items() if value}
 
 
 def load_job(path: Path) -> TrainJob | ClassicJob:
@@ -262,13 +274,13 @@ def _record(
     before = start.known if start else {}
     record = {
         "sha256": digest(path),
-        "postprocessing": job.postprocessing or before.get("postprocessing", {}),
-        **({"resolution": before["resolution"]} if "resolution" in before else {}),
+        **{key: before[key] for key in INHERITED if key in before},
+        **job.sidecar(),
         "training": {
             "data": [folder.name for folder in job.data],
             "images": sum(one.split == "train" for one in samples),
             "held_out": sum(one.split == "val" for one in samples),
-            **job.model_dump(mode="json", exclude={"data", "output", "postprocessing"}),
+            **job.model_dump(mode="json", exclude={"data", "output", *INHERITED}),
             **({"from": start.sha256, "before": before.get("training")} if start else {}),
             "final_loss": round(float(np.mean(losses[-100:])), 4) if losses else None,
         },

@@ -29,8 +29,9 @@ class Design:
     """The form of a U-Net: `filters` per level, each level half as fine as the one before.
 
     With `stem_stride` 2 the first level already works at half resolution and the maps are brought
-    back by a transposed convolution: four times the pixels for the same work. The classic network
-    of the 2018 Data Science Bowl is the default, with one map and no batch normalisation.
+    back by a transposed convolution: four times the pixels for the same work. `starter` is the
+    network of the 2018 Data Science Bowl: exponential units, dropout within the blocks (0.1 in the
+    two finest levels, 0.2 below, 0.3 in the last), and input of 0 to 1.
     """
 
     filters: tuple[int, ...] = FILTERS
@@ -38,6 +39,7 @@ class Design:
     decoder_convolutions: int = 2
     outputs: int = 2
     batch_norm: bool = False
+    starter: bool = False
 
 
 def build(design: Design) -> Any:
@@ -61,16 +63,26 @@ def build(design: Design) -> Any:
         )(tensor)
         if design.batch_norm:
             tensor = layers.BatchNormalization(momentum=0.97, name=f"{name}_norm")(tensor)
+        if design.starter:
+            return layers.ELU(name=f"{name}_elu")(tensor)
         return layers.ReLU(name=f"{name}_relu")(tensor)
+
+    def dropout(tensor: Any, level: int, name: str) -> Any:
+        if not design.starter:
+            return tensor
+        rate = 0.3 if level == len(design.filters) - 1 else 0.1 if level < 2 else 0.2
+        return layers.Dropout(rate, name=f"{name}_dropout")(tensor)
 
     filters, skips = design.filters, []
     pixels = keras.Input((None, None, 3), name="pixels")
-    tensor = layers.Rescaling(1 / 127.5, offset=-1.0, name="rescale")(pixels)
+    scale, offset = (1 / 255, 0.0) if design.starter else (1 / 127.5, -1.0)
+    tensor = layers.Rescaling(scale, offset=offset, name="rescale")(pixels)
     for level, width in enumerate(filters):
         if level == 0 and design.stem_stride == 2:
             tensor = convolution(tensor, width, "down0a", size=5, stride=2)
         else:
             tensor = convolution(tensor, width, f"down{level}a")
+        tensor = dropout(tensor, level, f"down{level}")
         tensor = convolution(tensor, width, f"down{level}b")
         if level < len(filters) - 1:
             skips.append(tensor)
@@ -79,6 +91,8 @@ def build(design: Design) -> Any:
         grown = layers.Conv2DTranspose(filters[level], 2, strides=2, name=f"up{level}_grow")(tensor)
         tensor = layers.Concatenate(name=f"up{level}_skip")([skips[level], grown])
         for part in "abcd"[: design.decoder_convolutions]:
+            if part == "b":
+                tensor = dropout(tensor, level, f"up{level}")
             tensor = convolution(tensor, filters[level], f"up{level}{part}")
     last = {"activation": "sigmoid", "dtype": "float32", "name": "maps"}
     if design.stem_stride == 2:

@@ -72,7 +72,7 @@ def outside(*arguments):
 def segment(slide, out, *options):
     """Run a slide in this process; returns its labels (h, w) and its final word."""
     done = nucleiflow("run", slide, "--out", out, "--workers", 0, "--quiet", *options)
-    assert (done.code, done.out, done.err) == (0, "", "")
+    assert (done.code, done.out, done.err) == (0, "", ""), done
     (folder,) = (path.parent for path in Path(out).glob("*/run.json"))
     return labels(folder), word(folder)
 
