@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types tests bench-memory clean
+.PHONY: demo test lint types tests bench-memory bench-networks bench-scales clean
 
 demo: $(VENV)/.run
 	$(BIN)/nucleiflow demo demo
@@ -22,6 +22,12 @@ tests: $(VENV)/.test
 
 bench-memory: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/memory.py runs/memory
+
+bench-networks: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/networks.py
+
+bench-scales: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/scales.py runs/scales
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
