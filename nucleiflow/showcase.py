@@ -14,7 +14,7 @@ from nucleiflow.config import RunConfig
 from nucleiflow.errors import RunError
 from nucleiflow.progress import Progress
 
-MPP = 0.5
+MPP = 0.25
 TILE_PX = 1024  # so that a slide of 4096 px has seams
 PICTURE = Box(2500, 2500, 3100, 3300)
 

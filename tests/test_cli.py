@@ -49,7 +49,7 @@ def test_info_of_a_generated_slide(slide):
         "channels": ["DAPI"],
         "colour": False,
         "dtype": "uint16",
-        "mpp": 0.5,
+        "mpp": 0.25,
         "mpp_source": "OME PhysicalSizeX",
         "notes": [],
     }
@@ -61,7 +61,7 @@ def test_info_in_words(slide):
     said = dict(line.split(maxsplit=1) for line in lines[1:])
     assert said["format"] == "OME-TIFF, uint16, grey"
     assert said["levels"].startswith("3: 900 x 700  450 x 350  225 x 175 px")
-    assert said["pixel"] == "0.5 µm (OME PhysicalSizeX)"
+    assert said["pixel"] == "0.25 µm (OME PhysicalSizeX)"
 
 
 def test_info_says_what_is_not_known(tmp_path):
@@ -245,7 +245,7 @@ def test_progress_is_plain_lines_without_a_terminal(monkeypatch, small_slide, tm
 def test_final_word_says_what_was_done(finished):
     word = finished.word
     assert word["nuclei"] == finished.labels.max() == len(np.unique(finished.labels)) - 1
-    assert (word["height"], word["width"], word["mpp"]) == (700, 900, 0.5)
+    assert (word["height"], word["width"], word["mpp"]) == (700, 900, 0.25)
     assert (word["status"], word["holes"]) == ("done", [])
     assert set(word["seconds"]) == {"image", "segment", "merge", "label", "pyramid"}
     batch = command.records.get_json(finished.folder.parent / "batch.json")
@@ -255,9 +255,9 @@ def test_final_word_says_what_was_done(finished):
 
 def test_working_at_a_level_and_with_an_mpp(slide, tmp_path):
     _, word = command.segment(slide, tmp_path / "level", "--level", 1)
-    assert (word["height"], word["width"], word["mpp"]) == (350, 450, 1.0)
-    _, word = command.segment(slide, tmp_path / "mpp", "--level", 1, "--mpp", 0.25)
-    assert word["mpp"] == 0.5, "--mpp is that of level 0"
+    assert (word["height"], word["width"], word["mpp"]) == (350, 450, 0.5)
+    _, word = command.segment(slide, tmp_path / "mpp", "--level", 1, "--mpp", 0.3)
+    assert word["mpp"] == 0.6, "--mpp is that of level 0"
 
 
 def test_a_channel_by_name_or_number(field, tmp_path):

@@ -11,7 +11,7 @@ from ome_zarr_models.v05 import Image, ImageLabel, Labels
 from nucleiflow import cluster, flow, model
 from nucleiflow.config import RunConfig
 
-MPP = 0.5
+MPP = 0.25
 PLAIN = command.DATA / "dsb2018" / "images"
 # napari and its reader warn of their own dependencies
 napari_warns = pytest.mark.filterwarnings("ignore")
@@ -169,7 +169,7 @@ def stages(path, out, **options):
 
 def copied(path, out, tile_px):
     """Level 0 (c, h, w) of the image that a run makes of a slide."""
-    steps = stages(path, out, tile_px=tile_px)
+    steps = stages(path, out, tile_px=tile_px, level=0)
     job = next(steps)
     assert next(name for name in steps if name != "image") == "segment"
     return zarr.open_array(job.store / "0", mode="r")[:]

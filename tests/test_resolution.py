@@ -125,7 +125,7 @@ def test_a_level_that_is_stretched_is_left_alone():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (999, 1001), (3, 40_000)])
-@pytest.mark.parametrize("wanted", [0.0626, 0.11, 0.25, 0.3, 0.731, 15.9])
+@pytest.mark.parametrize("wanted", [0.0626, 0.11, 0.25, 0.3, 0.3651, 15.9])
 def test_sizes_and_scales_say_the_same_place(shape, wanted):
     found = resolution.choose([shape], [1.0], 0.25, Wish(working_mpp=wanted))
     for side, working, scale, size in zip(
@@ -142,9 +142,9 @@ def test_sizes_and_scales_say_the_same_place(shape, wanted):
 
 @pytest.fixture(scope="module")
 def resampled(slide, tmp_path_factory):
-    """`slide` at 0.73 instead of 0.5 µm per pixel, in tiles of 256 px."""
+    """`slide` at 0.365 instead of 0.25 µm per pixel, in tiles of 256 px."""
     out = tmp_path_factory.mktemp("resampled")
-    labels, word = command.segment(slide, out, "--working-mpp", 0.73, "--tile-px", 256)
+    labels, word = command.segment(slide, out, "--working-mpp", 0.365, "--tile-px", 256)
     return out / "field", labels, word
 
 
@@ -160,7 +160,7 @@ def own_model(folder, low, high):
 
 def test_what_is_written_is_the_resampled_slide_and_the_word_says_so(resampled, slide, field):
     folder, labels, word = resampled
-    target = round(700 * 0.5 / 0.73), round(900 * 0.5 / 0.73)
+    target = round(700 * 0.25 / 0.365), round(900 * 0.25 / 0.365)
     assert labels.shape == (word["height"], word["width"]) == target
     how = resample.Resampling((700, 900), target)
     pixels = how.apply(field[:700, :900, None], Box(0, 0, *target))
@@ -168,30 +168,30 @@ def test_what_is_written_is_the_resampled_slide_and_the_word_says_so(resampled, 
     np.testing.assert_array_equal(image[0], pixels[..., 0])
     said = word["resolution"]
     scale = [700 / target[0], 900 / target[1]]
-    assert (said["level"], said["factor"], said["mpp"]) == (0, pytest.approx(0.5 / 0.73), 0.73)
-    assert (said["slide_mpp"], said["slide_height"], said["slide_width"]) == (0.5, 700, 900)
+    assert (said["level"], said["factor"], said["mpp"]) == (0, pytest.approx(0.25 / 0.365), 0.365)
+    assert (said["slide_mpp"], said["slide_height"], said["slide_width"]) == (0.25, 700, 900)
     assert said["slide_px_per_px"] == pytest.approx(scale)
-    assert "resampled to 0.73" in said["reason"]
-    assert word["mpp"] == 0.73
+    assert "resampled to 0.365" in said["reason"]
+    assert word["mpp"] == 0.365
     for group in ("", "labels/nuclei"):
         first, shift = described(command.store(folder) / group)[0][0]
-        assert first == pytest.approx([0.5 * scale[0], 0.5 * scale[1]])
+        assert first == pytest.approx([0.25 * scale[0], 0.25 * scale[1]])
         assert shift == [0, 0]
 
 
 @pytest.mark.parametrize("options", [("--tile-px", 512), ("--tile-px", 128), ()])
 def test_resampled_labels_do_not_depend_on_the_tile(options, resampled, slide, tmp_path):
-    labels, word = command.segment(slide, tmp_path, "--working-mpp", 0.73, *options)
+    labels, word = command.segment(slide, tmp_path, "--working-mpp", 0.365, *options)
     assert word["tiles"] != resampled[2]["tiles"]
     assert resampled[2]["nuclei"] > 5
     assert command.digest(labels) == command.digest(resampled[1])
 
 
 def test_a_worker_process_resamples_to_the_same_bytes(resampled, slide, tmp_path):
-    options = ["--working-mpp", 0.73, "--tile-px", 512, "--workers", 1]
+    options = ["--working-mpp", 0.365, "--tile-px", 512, "--workers", 1]
     done = command.outside("run", slide, "--out", tmp_path, *options)
     assert done.code == 0, done.err
-    assert "field: level 0 of 0.5 µm/px resampled to 0.73, as asked for" in done.err.splitlines()
+    assert "field: level 0 of 0.25 µm/px resampled to 0.365, as asked for" in done.err.splitlines()
     labels = command.labels(tmp_path / "field")
     assert command.digest(labels) == command.digest(resampled[1])
 
@@ -203,10 +203,10 @@ def test_a_slide_of_twice_the_size_has_the_same_nuclei(field, small_slide, tmp_p
     large = np.zeros((600, 800), np.uint16)
     for row, column, sign in ((0, 0, 1), (0, 1, -1), (1, 0, -1), (1, 1, 1)):
         large[row::2, column::2] = pixels + sign * spread
-    tiff.write_pyramid(str(tmp_path / "large.ome.tif"), [large], mpp=0.25, channel="DAPI")
+    tiff.write_pyramid(str(tmp_path / "large.ome.tif"), [large], mpp=0.125, channel="DAPI")
     expected, _ = command.segment(small_slide, tmp_path / "small", "--tile-px", 128)
     found, word = command.segment(
-        tmp_path / "large.ome.tif", tmp_path / "large", "--working-mpp", 0.5, "--tile-px", 128
+        tmp_path / "large.ome.tif", tmp_path / "large", "--working-mpp", 0.25, "--tile-px", 128
     )
     assert word["resolution"]["factor"] == 0.5
     assert word["nuclei"] > 5
@@ -216,10 +216,10 @@ def test_a_slide_of_twice_the_size_has_the_same_nuclei(field, small_slide, tmp_p
 @pytest.mark.parametrize(
     ("low", "high", "level", "shape"),
     [
-        (0.4, 0.6, 0, (300, 400)),
-        (0.9, 1.1, 1, (150, 200)),
-        (0.7, 0.8, 0, (214, 286)),
-        (0.25, 0.3, 0, (500, 667)),
+        (0.2, 0.3, 0, (300, 400)),
+        (0.45, 0.55, 1, (150, 200)),
+        (0.35, 0.4, 0, (214, 286)),
+        (0.125, 0.15, 0, (500, 667)),
     ],
 )
 def test_the_models_range_decides(low, high, level, shape, small_slide, tmp_path):
@@ -282,8 +282,8 @@ def test_an_overlay_of_a_resampled_slide(resampled, tmp_path):
 
 def test_plan_says_the_resolution(small_slide, tmp_path):
     plan = ("plan", small_slide, "--out", tmp_path / "out", "--no-calibrate")
-    said = command.nucleiflow(*plan, "--working-mpp", 0.25).out
-    assert "pixel    level 0 of 0.5 µm/px resampled to 0.25, as asked for" in said
+    said = command.nucleiflow(*plan, "--working-mpp", 0.125).out
+    assert "pixel    level 0 of 0.25 µm/px resampled to 0.125, as asked for" in said
     assert "size     800 x 600 px" in said
     (one,) = json.loads(command.nucleiflow(*plan, "--level", 1, "--json").out)["slides"]
     assert (one["resolution"]["level"], one["resolution"]["mpp"]) == (1, 1.0)

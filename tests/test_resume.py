@@ -232,7 +232,7 @@ def test_another_option_is_refused(options, difference, begun, own_slide):
 def test_another_threshold_beside_the_same_model_is_refused(begun, own_slide, tmp_path):
     copy = shutil.copy(model.SHIPPED, tmp_path / "copy.keras")
     known = model.sidecar(model.SHIPPED)
-    chosen = {**known.get("postprocessing", {}), "seed_threshold": 17}
+    chosen = {**known["postprocessing"], "by_stain": {"fluorescence": {"seed_threshold": 17}}}
     (tmp_path / "copy.json").write_text(json.dumps({"postprocessing": chosen}))
     line = refused(begun, "run", own_slide, "--out", begun, *SMALL_TILES, "--model", copy)
     assert "settings.postprocessing.fluorescence.seed_threshold was" in line
@@ -242,7 +242,7 @@ def test_another_threshold_beside_the_same_model_is_refused(begun, own_slide, tm
 def test_another_slide_of_the_same_name_is_refused(begun, own_slide):
     pixels = tifffile.imread(own_slide, level=0)
     tifffile.imwrite(own_slide, np.ascontiguousarray(pixels[::-1]), tile=(512, 512))
-    line = refused(begun, "run", own_slide, "--out", begun, *SMALL_TILES, "--mpp", 0.5)
+    line = refused(begun, "run", own_slide, "--out", begun, *SMALL_TILES, "--mpp", 0.25)
     assert "input.bytes was" in line
     assert "input.sha256_of_ends was" in line
 
