@@ -286,7 +286,7 @@ def test_plan_says_the_resolution(small_slide, tmp_path):
     assert "pixel    level 0 of 0.25 µm/px resampled to 0.125, as asked for" in said
     assert "size     800 x 600 px" in said
     (one,) = json.loads(command.nucleiflow(*plan, "--level", 1, "--json").out)["slides"]
-    assert (one["resolution"]["level"], one["resolution"]["mpp"]) == (1, 1.0)
+    assert (one["resolution"]["level"], one["resolution"]["mpp"]) == (1, 0.5)
 
 
 @pytest.mark.parametrize(
