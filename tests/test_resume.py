@@ -220,7 +220,7 @@ def test_another_model_is_refused(begun, own_slide, other_model):
     ("options", "difference"),
     [
         (("--tile-px", 128), "options.tile_px was 64, is 128"),
-        ((*SMALL_TILES, "--mpp", 0.25), "options.mpp was 0.5, is 0.25"),
+        ((*SMALL_TILES, "--mpp", 0.3), "options.mpp was 0.25, is 0.3"),
         ((*SMALL_TILES, "--stain", "brightfield"), "options.stain was None, is brightfield"),
         ((*SMALL_TILES, "--whole-slide"), "options.tissue_only was True, is False"),
     ],
