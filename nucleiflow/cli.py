@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,6 +121,7 @@ def run_command(
         outcome = batch.run(slides, out, config, workers=workers, progress=shown)
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads and writes are dropped
+        warnings.simplefilter("ignore", RuntimeWarning)  # and so are some not yet begun
         shown.close()
         typer.echo("stopped: the same command goes on from here", err=True)
         raise typer.Exit(STOPPED) from None
