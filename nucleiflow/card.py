@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def sections(card: Json) -> list[tuple[str, list[str]]]:
         ("training", _training(card["training"])),
         *((_title(one), scored(one)) for one in card["evaluations"].values()),
         *([] if card["evaluations"] else [("scores", ["none beside the file"])]),
-        *([("trials", card["trials"].splitlines())] if card["trials"] else []),
+        *([("trials", _trials(card["trials"]))] if card["trials"] else []),
         ("known weaknesses", card["weaknesses"] or ["none are written down"]),
         *([("data and licences", card["notice"].splitlines())] if card["notice"] else []),
     ]
@@ -156,6 +157,22 @@ def _told(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_told(one)}" for name, one in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _trials(text: str) -> list[str]:
+    r"""A table of comma-separated values as a paragraph for each row; anything else as it is.
+
+    >>> _trials("trial,AP50,PQ\nwider,0.9,\n")
+    ['wider: AP50 0.9']
+    """
+    head, *rows = list(csv.reader(text.splitlines())) or [[]]
+    if len(head) < 2 or any(len(row) != len(head) for row in rows):
+        return text.splitlines()
+    lines = []
+    for row in rows:
+        told = [f"{name} {value}" for name, value in zip(head[1:], row[1:], strict=True) if value]
+        lines += textwrap.wrap(f"{row[0]}: {', '.join(told)}", 100, subsequent_indent="    ")
+    return lines
 
 
 def _title(one: Json) -> str:

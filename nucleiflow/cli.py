@@ -248,8 +248,9 @@ def train_command(
 
     work = train.load_job(job)
     if isinstance(work, classic.ClassicJob):
-        if base:
-            raise ConfigError(f"--from: {job} is of the 2018 recipe, which begins from nothing")
+        for flag, given in (("--from", base), ("--resume", resume)):
+            if given:
+                raise ConfigError(f"{flag}: {job} is of the 2018 recipe, which begins from nothing")
         path = classic.train(work, say=typer.echo)
     else:
         path = train.train(work, resume=resume, say=typer.echo, base=base)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import yaml
@@ -42,7 +42,7 @@ class TrainJob(BaseModel):
     decay_steps: int = Field(0, ge=0)
     average: float = Field(0.999, ge=0, lt=1)
     network: unet.Design = unet.Design(batch_norm=True)
-    precision: str = "float32"
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
     group_weights: dict[str, float] = {}
     default_weight: float = Field(1.0, gt=0)
     checkpoint_steps: int = Field(200, gt=0)
@@ -52,7 +52,12 @@ class TrainJob(BaseModel):
     weaknesses: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _as_a_sidecar_has_it(self) -> Self:
+    def _fits_together(self) -> Self:
+        if self.crop_px % self.network.stride_px:
+            raise ValueError(
+                f"crop_px is {self.crop_px}: this network needs a multiple of "
+                f"{self.network.stride_px}"
+            )
         try:
             settings.read(self.sidecar(), name="the job")
         except ModelError as error:
@@ -221,6 +226,7 @@ def train(
     if start:
         job = job.model_copy(update={"network": start.design})
     samples = [one for folder in job.data for one in dataset.find(folder)]
+    _check_groups(job, samples)
     say(f"reading {len(samples)} images")
     images = list(dataset.planes([one for one in samples if one.split == "train"]))
     keras.utils.set_random_seed(job.random_seed)
@@ -251,6 +257,14 @@ def train(
             _export(job, model, average)
     _record(job, samples, losses, start)
     return Path(f"{job.output}.keras")
+
+
+def _check_groups(job: TrainJob, samples: Sequence[dataset.Sample]) -> None:
+    """A weight for a group that is not there is a slip of the pen, and would go unnoticed."""
+    known = sorted({one.group for one in samples})
+    unknown = sorted(set(job.group_weights) - set(known))
+    if unknown:
+        raise ConfigError(f"group_weights names {unknown[0]!r}: there are {', '.join(known)}")
 
 
 def _export(job: TrainJob, model: Any, average: list[Any]) -> None:

@@ -41,11 +41,24 @@ class Design:
     batch_norm: bool = False
     starter: bool = False
 
+    def __post_init__(self) -> None:
+        if len(self.filters) < 2 or min(self.filters) < 1:
+            raise ValueError(f"filters is {list(self.filters)}: give two levels or more")
+        if self.stem_stride not in (1, 2):
+            raise ValueError(f"stem_stride is {self.stem_stride}: use 1 or 2")
+        if not 1 <= self.decoder_convolutions <= 4:
+            raise ValueError(f"decoder_convolutions is {self.decoder_convolutions}: use 1 to 4")
+
+    @property
+    def stride_px(self) -> int:
+        """Height and width of what the network takes are multiples of this."""
+        return int(self.stem_stride * 2 ** (len(self.filters) - 1))
+
 
 def build(design: Design) -> Any:
     """A U-Net (Ronneberger et al. 2015): (n, h, w, 3) values 0..255 -> (n, h, w, outputs) 0..1.
 
-    h and w are multiples of `stem_stride * 2 ** (len(filters) - 1)`.
+    h and w are multiples of `design.stride_px`.
     """
     tensorflow()
     import keras
@@ -126,13 +139,16 @@ def design_of(network: Any) -> Design:
     )
     if not {"down0a", "up0a"} <= names:
         raise other
-    design = Design(
-        filters=tuple(network.get_layer(f"down{level}b").filters for level in range(levels)),
-        stem_stride=network.get_layer("down0a").strides[0],
-        decoder_convolutions=sum(f"up0{part}" in names for part in "abcd"),
-        outputs=network.output_shape[-1],
-        batch_norm="down0a_norm" in names,
-    )
+    try:
+        design = Design(
+            filters=tuple(network.get_layer(f"down{level}b").filters for level in range(levels)),
+            stem_stride=network.get_layer("down0a").strides[0],
+            decoder_convolutions=sum(f"up0{part}" in names for part in "abcd"),
+            outputs=network.output_shape[-1],
+            batch_norm="down0a_norm" in names,
+        )
+    except ValueError:
+        raise other from None
     if _parts(build(design)) != _parts(network):
         raise other
     return design

@@ -511,8 +511,8 @@ def test_the_card_says_what_is_known(described):
     assert (done.code, done.err) == (0, "")
     for said in (
         model.digest(described), "0.2 to 0.6 µm per pixel", "name: A, licence: CC0", "201", "99",
-        "nucleiflow train my.yaml", "0.907", "0.613", "0.811", "wider,0.9", "Thanks to everyone.",
-        "mitoses are <missed>", "bright on dark", "stride 1 px",
+        "nucleiflow train my.yaml", "0.907", "0.613", "0.811", "wider: AP50 0.9",
+        "Thanks to everyone.", "mitoses are <missed>", "bright on dark", "stride 1 px",
         "(measured on other weights (ffffffffffff))",
     ):  # fmt: skip
         assert said in done.out, said

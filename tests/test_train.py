@@ -203,6 +203,13 @@ def test_squeezing_keeps_what_is_nucleus():
         ("recipe: modern\ndata: [a]\noutput: b", "recipe"),
         ("data: [a]\noutput: b\nsteps: 0", "steps"),
         ("data: [a]\noutput: b\nsteps: 3\nepochs: 3", "epochs"),
+        ("data: [a]\noutput: b\nsteps: 3\nprecision: float16", "precision"),
+        ("data: [a]\noutput: b\nsteps: 3\nnetwork: {stem_stride: 3}", "stem_stride is 3"),
+        ("data: [a]\noutput: b\nsteps: 3\nnetwork: {filters: [4]}", "filters is [4]"),
+        (
+            "data: [a]\noutput: b\nsteps: 3\ncrop_px: 48\nnetwork: {filters: [1, 1, 1, 1, 1, 1]}",
+            "crop_px is 48: this network needs a multiple of 32",
+        ),
         ("- 1", "dictionary"),
         ("a: [", "not YAML"),
     ],
@@ -214,3 +221,21 @@ def test_a_faulty_job_is_one_clear_line(tmp_path, text, says):
         train.load_job(path)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_weight_for_a_group_that_is_not_there_is_refused(folder, tmp_path):
+    path = job(folder, tmp_path / "slip", group_weights={"Fluorescence": 2.0})
+    done = command.nucleiflow("train", path)
+    assert done.code == 2
+    assert "group_weights names 'Fluorescence': there are fluorescence" in done.err
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--from=weights.keras"])
+def test_the_classic_recipe_begins_from_nothing(flag, folder, tmp_path):
+    path = tmp_path / "classic.yaml"
+    path.write_text(
+        yaml.safe_dump({"recipe": "classic", "data": [str(folder)], "output": str(tmp_path / "c")})
+    )
+    done = command.nucleiflow("train", path, flag)
+    assert done.code == 2
+    assert done.line.startswith(f"error: {flag.split('=')[0]}: ")
