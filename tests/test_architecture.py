@@ -13,7 +13,7 @@ import nucleiflow
 PACKAGE = Path(nucleiflow.__file__).parent
 ROOT = PACKAGE.parent
 LAYERS = (
-    "__init__ errors box config",
+    "__init__ errors box config snapshot",
     "slide receptive plan normalise stain tissue seeds merge grow pyramid augment metrics overlay "
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage",
