@@ -50,8 +50,12 @@ class Tls(_Frozen):
 class Cluster(_Frozen):
     """Where the tiles are worked on.
 
-    `workers`: processes (local), GPUs (gpu) or jobs (slurm); None is decided from the machine.
-    `device`: what every worker must have; a worker asked for a GPU that sees none is an error.
+    `workers`: processes (local), GPUs (gpu) or jobs at most (slurm); None is decided from the
+    machine. `device`: what every worker must have; a worker asked for a GPU that sees none is an
+    error. `gpus`: their numbers as nvidia-smi shows them; with device cpu the workers are given
+    these numbers but work on the CPU, which tests the pinning without any GPU. `wait_minutes`: how
+    long the first worker may take; None is 60 for slurm, whose queue may be long, else 3.
+    `allow_plain`: talk to a scheduler on another machine without TLS.
     """
 
     kind: Literal["serial", "local", "gpu", "slurm", "connect"] = "local"
@@ -64,6 +68,8 @@ class Cluster(_Frozen):
     scheduler_address: str | None = None
     scheduler_file: Path | None = None
     tls: Tls | None = None
+    allow_plain: bool = False
+    wait_minutes: float | None = Field(None, gt=0)
     queue: str | None = None
     account: str | None = None
     walltime: str = "04:00:00"
@@ -73,6 +79,7 @@ class Cluster(_Frozen):
     job_extra: tuple[str, ...] = ()
     job_prologue: tuple[str, ...] = ()
     log_folder: Path | None = None
+    local_directory: str | None = None
 
 
 class Wanted(_Frozen):
