@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nucleiflow import pyramid
 from nucleiflow.errors import RunError
@@ -25,10 +26,21 @@ class Look:
     reason: str
     block_px: int | None
 
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "norm": self.norm.as_json()}
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Look:
+        norm = told["norm"] | {"channels": tuple(told["norm"]["channels"])}
+        return cls(**{**told, "norm": Normalisation(**norm)})
+
 
 @dataclass(frozen=True)
 class Job:
-    """One slide on its way; its outputs lie in `folder`, `look` is known after the image stage."""
+    """One slide on its way; its outputs lie in `folder`, `look` is known after the image stage.
+
+    `holes` are the tiles that could not be done: they hold no pixels, or no labels.
+    """
 
     slide: str
     resolution: Resolution
@@ -40,6 +52,7 @@ class Job:
     dtype: str
     rgb: bool
     look: Look | None = None
+    holes: frozenset[int] = frozenset()
 
     @property
     def postprocessing(self) -> Postprocessing:
@@ -94,3 +107,6 @@ class Job:
 
     def record(self, stage: str, index: int) -> Path:
         return self.records(stage) / f"{index}.npz"
+
+    def holes_folder(self, stage: str) -> Path:
+        return self.work / "holes" / stage
