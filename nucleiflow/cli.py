@@ -24,43 +24,136 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INPUT, READ, FAILS, CLUSTER, SLURM, CONNECT = (
+    "Slides and results",
+    "How slides are read",
+    "When a tile fails",
+    "Cluster",
+    "Slurm jobs (--cluster slurm)",
+    "An existing scheduler (--cluster connect)",
+)
+
+
+def _option(panel: str | None, told: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=told, rich_help_panel=panel, **more)
+
+
 Slides = Annotated[
     list[str], typer.Argument(help="Slides: files, folders, OME-Zarr stores or quoted globs.")
 ]
+SomeSlides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="SLIDE", help="Slides: files, folders, OME-Zarr stores, s3:// or quoted globs."
+    ),
+]
 Slide = Annotated[str, typer.Argument(help="A slide: a file or an OME-Zarr store.")]
+JobPath = Annotated[Path, typer.Argument(metavar="JOB", help="A job file (YAML), as in jobs/.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only errors.")]
-TilePx = Annotated[
-    int | None, typer.Option(help="Side of a tile, px. The labels do not depend on it.")
+Restart = Annotated[bool, _option(INPUT, "Begin anew, whatever the output holds.", "--restart")]
+RetryHoles = Annotated[
+    bool, _option(FAILS, "Try the holes of an earlier run again.", "--retry-holes")
 ]
+OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+OutPlace = Annotated[
+    str, _option(INPUT, "Folder for the results, or s3://bucket/prefix.", "--out", "-o")
+]
+Manifest = Annotated[
+    Path | None,
+    _option(INPUT, "CSV: a slide a line, with options of its own (columns slide, id, mpp, …)."),
+]
+TilePx = Annotated[int | None, _option(READ, "Side of a tile, px. The labels do not depend on it.")]
 HaloPx = Annotated[
-    int | None, typer.Option(help="Margin of a window, px; at least what the model needs.")
+    int | None, _option(READ, "Margin of a window, px; at least what the model needs.")
 ]
 Level = Annotated[
     int | None,
-    typer.Option(help="Level of the slide to read, 0 is finest; else what suits the model."),
+    _option(READ, "Level of the slide to read, 0 is finest; else what suits the model."),
 ]
 Mpp = Annotated[
-    float | None, typer.Option(help="µm per pixel of level 0, where the file lacks it or is wrong.")
+    float | None, _option(READ, "µm per pixel of level 0, where the file lacks it or is wrong.")
 ]
 WorkingMpp = Annotated[
-    float | None, typer.Option(help="µm per pixel to work at, resampled to where no level has it.")
+    float | None, _option(READ, "µm per pixel to work at, resampled to where no level has it.")
 ]
 StainOption = Annotated[
-    str | None, typer.Option(help="fluorescence, brightfield or h&e; else recognised.")
+    str | None, _option(READ, "fluorescence, brightfield or h&e; else recognised.")
 ]
 Channel = Annotated[
-    str | None, typer.Option(help="Channel with the nuclei: a name or a number from 0.")
+    str | None, _option(READ, "Channel with the nuclei: a name or a number from 0.")
 ]
 WholeSlide = Annotated[
-    bool, typer.Option("--whole-slide", help="Also segment where the tissue mask sees nothing.")
+    bool, _option(READ, "Also segment where the tissue mask sees nothing.", "--whole-slide")
 ]
-ModelPath = Annotated[Path | None, typer.Option("--model", help="A .keras file of your own.")]
+ModelPath = Annotated[Path | None, _option(READ, "A .keras file of your own.", "--model")]
+OnBadTile = Annotated[
+    str | None,
+    _option(
+        FAILS,
+        "hole: leave it out, recorded, and go on; fail-slide: its slide fails.",
+        show_default="hole",
+    ),
+]
+Retries = Annotated[
+    int | None,
+    _option(FAILS, "Further attempts at a tile, on another worker if there is.", show_default="2"),
+]
+PauseSeconds = Annotated[
+    float | None,
+    _option(FAILS, "Pause before the first of them; it doubles each time.", show_default="1"),
+]
+ClusterKind = Annotated[
+    str | None,
+    _option(CLUSTER, "serial, local, gpu, slurm or connect.", "--cluster", show_default="local"),
+]
 Workers = Annotated[
     int | None,
-    typer.Option(min=0, help="Worker processes; 0 works in this process. Else from the cores."),
+    _option(
+        CLUSTER,
+        "Worker processes (local), GPUs (gpu) or jobs at most (slurm); 0 works in this process.",
+        min=0,
+    ),
 ]
-OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Threads = Annotated[int | None, _option(CLUSTER, "Tiles that a worker has in hand at once.")]
+Device = Annotated[
+    str | None,
+    _option(CLUSTER, "What each worker must have: auto, cpu or gpu.", show_default="auto"),
+]
+Gpus = Annotated[
+    str | None,
+    _option(CLUSTER, "Numbers of the GPUs to use, such as 0,1.", show_default="all of them"),
+]
+MemoryLimit = Annotated[str | None, _option(CLUSTER, "Most memory of a worker, such as 16GB.")]
+WaitMinutes = Annotated[
+    float | None,
+    _option(CLUSTER, "How long the first worker may take.", show_default="3; 60 for slurm"),
+]
+LocalDirectory = Annotated[str | None, _option(CLUSTER, "Scratch folder of the workers.")]
+Dashboard = Annotated[str | None, _option(CLUSTER, "Address of Dask's dashboard, such as :8787.")]
+Queue = Annotated[str | None, _option(SLURM, "Partition.")]
+Account = Annotated[str | None, _option(SLURM, "Account that pays.")]
+Walltime = Annotated[str | None, _option(SLURM, "Time of a job.", show_default="04:00:00")]
+Cores = Annotated[int | None, _option(SLURM, "CPU cores of a job.", show_default="8")]
+Memory = Annotated[str | None, _option(SLURM, "Memory of a job.", show_default="32 GB")]
+Interface = Annotated[str | None, _option(SLURM, "Network of the scheduler, such as ib0.")]
+JobExtra = Annotated[
+    list[str] | None, _option(SLURM, "Another option of sbatch, such as --gres=gpu:a100:1; again.")
+]
+JobPrologue = Annotated[
+    list[str] | None, _option(SLURM, "A shell line before the worker, such as 'module load cuda'.")
+]
+LogFolder = Annotated[Path | None, _option(SLURM, "Folder for the logs of the jobs.")]
+SchedulerAddress = Annotated[str | None, _option(CONNECT, "Such as tls://10.0.0.5:8786.")]
+SchedulerFile = Annotated[Path | None, _option(CONNECT, "File that the scheduler wrote.")]
+CaFile = Annotated[
+    Path | None, _option(CONNECT, "Certificate authority (PEM); also for slurm.", "--tls-ca-file")
+]
+Cert = Annotated[Path | None, _option(CONNECT, "Certificate (PEM).", "--tls-cert")]
+Key = Annotated[Path | None, _option(CONNECT, "Its private key (PEM).", "--tls-key")]
+AllowPlain = Annotated[
+    bool, _option(CONNECT, "Talk to another machine without TLS.", "--allow-plain")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -80,8 +173,10 @@ def _root(
 @app.command("run")
 def run_command(
     context: typer.Context,
-    slides: Slides,
-    out: OutFolder,
+    out: OutPlace,
+    slides: SomeSlides = None,
+    manifest: Manifest = None,
+    restart: Restart = False,
     tile_px: TilePx = None,
     halo_px: HaloPx = None,
     level: Level = None,
@@ -91,34 +186,95 @@ def run_command(
     channel: Channel = None,
     whole_slide: WholeSlide = False,
     model: ModelPath = None,
+    on_bad_tile: OnBadTile = None,
+    retries: Retries = None,
+    pause_seconds: PauseSeconds = None,
+    retry_holes: RetryHoles = False,
+    cluster: ClusterKind = None,
     workers: Workers = None,
-    restart: Annotated[bool, typer.Option(help="Begin anew, whatever the output holds.")] = False,
+    threads: Threads = None,
+    device: Device = None,
+    gpus: Gpus = None,
+    memory_limit: MemoryLimit = None,
+    wait_minutes: WaitMinutes = None,
+    local_directory: LocalDirectory = None,
+    dashboard: Dashboard = None,
+    queue: Queue = None,
+    account: Account = None,
+    walltime: Walltime = None,
+    cores: Cores = None,
+    memory: Memory = None,
+    interface: Interface = None,
+    job_extra: JobExtra = None,
+    job_prologue: JobPrologue = None,
+    log_folder: LogFolder = None,
+    scheduler_address: SchedulerAddress = None,
+    scheduler_file: SchedulerFile = None,
+    tls_ca_file: CaFile = None,
+    tls_cert: Cert = None,
+    tls_key: Key = None,
+    allow_plain: AllowPlain = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Segment slides: OUT/<slide>/<slide>.ome.zarr with labels/nuclei, and run.json.
 
     The same command goes on where a stopped run was. Exit code: 0 all done, 2 your input is at
-    fault, 3 some slides failed, 1 anything else.
+    fault, 3 some slides failed, 4 done with holes, 130 stopped, 1 anything else.
     """
-    from nucleiflow import batch, progress
+    flags = locals()
+    from nucleiflow import jobfile
 
-    config = _config(
-        tile_px=tile_px,
-        halo_px=halo_px,
-        level=level,
-        mpp=mpp,
-        working_mpp=working_mpp,
-        stain=stain,
-        channel=channel,
-        tissue_only=not whole_slide,
-        model=model,
-        restart=restart,
-        debug=bool(context.obj),
-    )
+    loaded = jobfile.of_flags(jobfile.nested(flags))
+    switches = jobfile.Switches(restart, retry_holes, debug=bool(context.obj))
+    _segment(loaded, switches, quiet=quiet, json=json)
+
+
+@app.command("submit")
+def submit_command(
+    context: typer.Context,
+    job: JobPath,
+    out: Annotated[
+        str | None, _option(INPUT, "Folder for the results, instead of the job's.", "--out", "-o")
+    ] = None,
+    restart: Restart = False,
+    retry_holes: RetryHoles = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done; run and write nothing.")
+    ] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Run a batch from a job file: slides, options and cluster, as in jobs/.
+
+    The same command goes on where a stopped run was, on any cluster. Exit code: as of `run`.
+    """
+    from nucleiflow import jobfile
+
+    loaded = jobfile.load(job, out=out)
+    switches = jobfile.Switches(restart, retry_holes, debug=bool(context.obj))
+    if dry_run:
+        _rehearse(loaded, switches, json=json)
+    else:
+        _segment(loaded, switches, quiet=quiet, json=json)
+
+
+def _segment(loaded: Any, switches: Any, *, quiet: bool, json: bool) -> None:
+    """Run a batch, and end with its exit code."""
+    from nucleiflow import batch, jobfile, place, progress
+
+    job = loaded.job
+    wanted = jobfile.wanted(loaded, switches)
     shown = progress.choose(quiet=quiet)
     try:
-        outcome = batch.run(slides, out, config, workers=workers, progress=shown)
+        outcome = batch.run(
+            wanted,
+            place.of(job.out),
+            cluster=job.cluster,
+            failure=job.failure,
+            progress=shown,
+            job=loaded.as_json(),
+        )
     except KeyboardInterrupt:
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # reads and writes are dropped
         warnings.simplefilter("ignore", RuntimeWarning)  # and so are some not yet begun
@@ -135,6 +291,33 @@ def run_command(
                 typer.echo(f"error: {slide['reason']}", err=True)
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
+
+
+def _rehearse(loaded: Any, switches: Any, *, json: bool) -> None:
+    """Print a job as resolved, its slides, and the tiles of each. Exit code 2 if one cannot run."""
+    import yaml
+
+    from nucleiflow import forecast, jobfile
+
+    job, record = loaded.job, loaded.as_json()
+    wanted = jobfile.wanted(loaded, switches)
+    plans = [
+        forecast.forecast([one.slide], Path(job.out), one.config, workers=1, calibrate=False)[0]
+        for one in wanted
+    ]
+    if json:
+        slides = [
+            {**one.model_dump(mode="json", exclude_none=True), "plan": plan.as_json()}
+            for one, plan in zip(wanted, plans, strict=True)
+        ]
+        _print_json({"job": record, "slides": slides})
+    else:
+        typer.echo(yaml.safe_dump(record["options"], sort_keys=False, allow_unicode=True))
+        typer.echo(f"{len(wanted)} slides")
+        for one, plan in zip(wanted, plans, strict=True):
+            typer.echo(f"\n{one.name}: {plan.text()}")
+    if any(plan.fatal for plan in plans):
+        raise typer.Exit(2)
 
 
 @app.command("info")

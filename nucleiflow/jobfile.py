@@ -25,6 +25,7 @@ from nucleiflow.config import (
     Place,
     RunConfig,
     StainName,
+    Tls,
     Wanted,
     Where,
 )
@@ -78,6 +79,9 @@ class JobFile(Frozen):
         if not isinstance(given, list):
             return given
         return [{"slide": one} if isinstance(one, str) else one for one in given]
+
+
+GROUPS: dict[str, type[Frozen]] = {"tiles": Tiles, "tissue": Tissue, "failure": Failure}
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,45 @@ def of_flags(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) 
         raise ConfigError(complaint.line(error, flag)) from None
     _check_complete(job, "SLIDE… or --manifest")
     return _with_rows(Loaded(job), environ)
+
+
+def nested(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags of `run` by their names -> the keys of a job file; what was not given is left out.
+
+    >>> nested({"out": "results", "tile_px": 512, "level": None, "gpus": "0,1"})
+    {'out': 'results', 'tiles': {'tile_px': 512}, 'cluster': {'gpus': ['0', '1']}}
+    """
+    given: dict[str, Any] = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in flags.items()
+        if value not in (None, [], ()) and value is not False
+    }
+    kind = given.pop("cluster", None)
+    job = {key: value for key, value in given.items() if key in JobFile.model_fields}
+    for name, group in GROUPS.items():
+        if chosen := {key: given[key] for key in group.model_fields if key in given}:
+            job[name] = chosen
+    cluster = _cluster(given, kind)
+    return {**job, "cluster": cluster} if cluster else job
+
+
+def _cluster(given: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
+    """The flags of the cluster; no workers means this process."""
+    chosen = {key: given[key] for key in Cluster.model_fields if key in given}
+    if chosen.get("workers") == 0:
+        if kind not in (None, "serial"):
+            raise ConfigError(
+                f"--workers 0 works in this process: leave it out, or --cluster {kind}"
+            )
+        del chosen["workers"]
+        kind = "serial"
+    if kind is not None:
+        chosen["kind"] = kind
+    if "gpus" in chosen:
+        chosen["gpus"] = chosen["gpus"].split(",")
+    if tls := {key: given[f"tls_{key}"] for key in Tls.model_fields if f"tls_{key}" in given}:
+        chosen["tls"] = tls
+    return chosen
 
 
 def flag(loc: complaint.Loc) -> str:

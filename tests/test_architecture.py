@@ -13,17 +13,17 @@ import nucleiflow
 PACKAGE = Path(nucleiflow.__file__).parent
 ROOT = PACKAGE.parent
 LAYERS = (
-    "__init__ errors box config snapshot",
+    "__init__ errors box complaint config snapshot",
     "slide receptive plan normalise stain tissue seeds merge grow pyramid augment metrics overlay "
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
-    "card cardpage",
+    "card cardpage manifest plainyaml",
     "records tiff picture store unet cluster progress fetch",
     "source tasks look flow batch forecast show showcase train classic layouts dataset evaluate "
-    "describe weakspots",
+    "describe weakspots jobfile",
     "cli __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
-FRIENDS_ALLOWED = {1, 3}  # layers whose modules may import each other
+FRIENDS_ALLOWED = {0, 1, 3}  # layers whose modules may import each other
 DOORS = {
     "tensorflow": {"unet", "train"},
     "keras": {"unet", "train"},
@@ -40,7 +40,10 @@ LATE = {"tensorflow", "keras", "dask", "distributed"}  # imported inside functio
 SCIENCE = {"scipy", "skimage"}  # for layer 1, where arrays go in and out, and the data set
 MODULES = sorted(PACKAGE.glob("*.py"))
 TREES = {path.stem: ast.parse(path.read_text()) for path in MODULES}
-COMMANDS = ("run", "info", "plan", "overlay", "train", "evaluate", "fetch", "model", "demo")
+COMMANDS = (
+    *("run", "submit", "info", "plan", "overlay"),
+    *("train", "evaluate", "fetch", "model", "demo"),
+)
 MACHINE_PATH = re.compile(r"(?<![\w.<>)}\]*$~-])/(?:home|Users|root|work|scratch)/\w")
 
 
