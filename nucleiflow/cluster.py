@@ -1,97 +1,73 @@
-"""Tasks -> workers, a bounded number at a time. The only module that imports Dask."""
+"""Where tiles are worked on -> connected workers, each ready for its device. The door of Dask."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ipaddress
+import json
 import logging
 import os
-import resource
-from collections.abc import Callable, Iterable, Iterator
+import time
+import uuid
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from nucleiflow.errors import RunError
+from nucleiflow import errors, gpus, slurm
+from nucleiflow.config import Cluster, Tls
+from nucleiflow.errors import ConfigError, NucleiflowError, RunError, explain
+from nucleiflow.roster import Roster
 
-IN_FLIGHT_PER_THREAD = 2
-RETRIES = 1
+GPU_THREADS = 4  # of a worker with a GPU: they read, label and write while the GPU computes
+CPU_THREADS = 2  # of a worker without: one tile is read and written while another is computed
+CONNECT_SECONDS = 25
+LOOK_SECONDS = 0.1
+WAIT_MINUTES = {"local": 3.0, "gpu": 3.0, "connect": 3.0, "slurm": 60.0}
+SETTINGS = {
+    "distributed.admin.tick.limit": "1h",
+    "distributed.comm.timeouts.connect": f"{CONNECT_SECONDS}s",
+    "distributed.deploy.lost-worker-timeout": "1h",  # a Nanny restarts it; slurm.py looks itself
+    "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
+    "distributed.scheduler.allowed-failures": 0,  # whoever submits finds out who is to blame
+    "distributed.worker.memory.target": False,  # nothing is kept that could be spilled, and a
+    "distributed.worker.memory.spill": False,  # worker that pauses would hold its tiles for ever
+    "distributed.worker.memory.pause": False,
+}
+QUIET = ("distributed", "tornado", "asyncio", "bokeh")
 
 
 @dataclass(frozen=True)
-class Done:
-    """A finished task: its tile, and the worker process that did it with its peak memory, bytes."""
+class _Crew:
+    """The workers of a client, which tell under `topic` whether they are ready."""
 
-    index: int
-    process: int
-    peak_bytes: int
+    client: Any
+    topic: str
+    roster: Roster
 
-
-Task = Callable[[int], None]
-
-
-class Runner(Protocol):
-    """Runs a task for each index and reports each as it finishes, in any order.
-
-    The first task that fails for good raises its error, with the tile in a note.
-    """
-
-    def run(self, task: Task, indices: Iterable[int]) -> Iterator[Done]: ...
+    def hear(self) -> Roster:
+        for _, told in self.client.get_events(self.topic):
+            if "fault" in told:
+                kind = getattr(errors, told["kind"], RunError)
+                self.roster.failed(told["worker"], kind(told["fault"]), told["job"])
+            else:
+                self.roster.began(told["worker"], told["job"])
+        return self.roster
 
 
-def _call(task: Task, index: int) -> Done:
-    try:
-        task(index)
-    except Exception as error:
-        error.add_note(f"in tile {index}")
-        raise
-    return Done(index, os.getpid(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-
-
-class Serial:
-    """One task after the other, in this process: the specification of every other runner."""
-
-    def run(self, task: Task, indices: Iterable[int]) -> Iterator[Done]:
-        for index in indices:
-            yield _call(task, index)
-
-
-class Dask:
-    """Tasks on the workers of a Dask client, at most a few per worker thread in flight."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def run(self, task: Task, indices: Iterable[int]) -> Iterator[Done]:
-        from distributed import KilledWorker, as_completed
-
-        waiting = iter(indices)
-        flying = as_completed()
-        for index in islice(waiting, self._room()):
-            flying.add(self._submit(task, index))
-        try:
-            for future in flying:
-                yield future.result()
-                future.release()
-                for index in islice(waiting, 1):
-                    flying.add(self._submit(task, index))
-        except KilledWorker as error:
-            raise RunError(
-                "a worker process died again and again on one tile, most likely for want of "
-                "memory: use a smaller --tile-px or fewer --workers"
-            ) from error
-        finally:
-            self._client.cancel(list(flying.futures))
-
-    def _room(self) -> int:
-        return IN_FLIGHT_PER_THREAD * max(1, sum(self._client.nthreads().values()))
-
-    def _submit(self, task: Task, index: int) -> Any:
-        return self._client.submit(_call, task, index, pure=False, retries=RETRIES)
+_CREWS: weakref.WeakKeyDictionary[Any, _Crew] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class Size:
-    """Worker processes, Dask threads in each, and CPU threads that TensorFlow may use in each."""
+    """Worker processes, Dask threads in each, and CPU threads that TensorFlow may use in each.
+
+    `network_threads` 0 is left to TensorFlow.
+    """
 
     workers: int
     threads: int
@@ -103,47 +79,388 @@ def size(workers: int | None) -> Size:
 
     Each has two threads, so that one tile is read and written while another is in the network.
     """
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = _cores()
     workers = workers or max(1, cores // 4)
-    return Size(workers, 2, max(1, cores // workers))
+    return Size(workers, CPU_THREADS, max(1, cores // workers))
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def shape(chosen: Cluster) -> Size:
+    """The size of what `open` starts; of `connect`, what each worker should do. Raises ConfigError
+    where it cannot be known or had.
+    """
+    if chosen.kind == "gpu":
+        count = len(_pins(chosen))
+        return Size(count, chosen.threads or GPU_THREADS, max(1, _cores() // count))
+    if chosen.kind == "slurm":
+        if chosen.workers is None:
+            raise ConfigError("cluster.workers is missing: how many Slurm jobs may run at once?")
+        usual = CPU_THREADS if chosen.device == "cpu" else GPU_THREADS
+        return Size(chosen.workers, chosen.threads or usual, chosen.cores)
+    if chosen.kind == "connect":
+        return Size(chosen.workers or 1, chosen.threads or CPU_THREADS, 0)
+    if chosen.device == "gpu":
+        raise ConfigError("the cluster kind local works on the CPU: use kind gpu for GPUs")
+    shared = size(chosen.workers)
+    return Size(shared.workers, chosen.threads or shared.threads, shared.network_threads)
+
+
+def device(chosen: Cluster) -> str:
+    """What every worker must have, as `unet.use` takes it: cpu, gpu or auto."""
+    usual = {"gpu": "gpu", "slurm": "gpu", "connect": "auto"}.get(chosen.kind, "cpu")
+    return usual if chosen.device == "auto" else chosen.device
+
+
+def _pins(chosen: Cluster) -> tuple[str, ...]:
+    """Names of the GPUs of the kind gpu. With device cpu they are taken as they are given."""
+    if chosen.device == "cpu":
+        if not chosen.gpus:
+            raise ConfigError(
+                "the cluster kind gpu on the CPU tests the pinning: list cluster.gpus"
+            )
+        names = tuple(str(number) for number in chosen.gpus)
+    else:
+        names = gpus.chosen(chosen.gpus)
+    if chosen.workers is not None and chosen.workers > len(names):
+        raise ConfigError(
+            f"cluster.workers is {chosen.workers}, but there are {len(names)} GPUs to use "
+            f"({', '.join(names)}): one process per GPU"
+        )
+    return names[: chosen.workers]
 
 
 @contextlib.contextmanager
-def local(shape: Size, prepare: Callable[[], None]) -> Iterator[Dask]:
-    """Worker processes on this machine, bound to loopback; `prepare` runs once in each."""
-    import dask
-    from distributed import Client, LocalCluster
+def open(  # noqa: A001, as in cluster.open(…)
+    chosen: Cluster, prepare: Callable[[], None], *, demand: Callable[[], int]
+) -> Iterator[Any]:
+    """A Dask client whose workers are ready: `prepare` has run once in each process.
 
-    dask.config.set(
-        {"distributed.admin.tick.limit": "1h", "distributed.worker.memory.spill": False}
-    )
+    It runs in workers that join later or start again, too. `demand` says how many workers could
+    have work now, is asked from another thread, and decides how many Slurm jobs there are. Raises
+    ConfigError or RunError, one line, when no worker can be had; `workers` raises what happens
+    later. Everything that was started here is closed at the end, whatever the end.
+    """
+    import dask
+    import distributed  # noqa: F401, which sets up its loggers before they are hushed
+
+    begin = {"local": _local, "gpu": _gpu, "slurm": _slurm, "connect": _connect}.get(chosen.kind)
+    if begin is None:
+        raise ConfigError(f"the cluster kind {chosen.kind} has no workers to open")
+    count = 1 if chosen.kind == "connect" else shape(chosen).workers
+    roster = Roster(count)
     with (
-        LocalCluster(
-            n_workers=shape.workers,
-            threads_per_worker=shape.threads,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            memory_limit=0,
-            silence_logs=logging.CRITICAL,
+        _hushed(),
+        dask.config.set(SETTINGS),
+        begin(chosen, roster, demand) as (client, cluster),
+        _plugged(client, prepare, leaves=chosen.kind != "connect") as topic,
+    ):
+        _CREWS[client] = _Crew(client, topic, roster)
+        _await_first(_CREWS[client], chosen, cluster)
+        yield client
+
+
+def workers(client: Any) -> dict[str, int]:
+    """Threads of each worker that is ready for tiles, by address.
+
+    Raises the fault of the workers that could not begin when no place is left for others.
+    """
+    roster = _CREWS[client].hear()
+    roster.check()
+    known = client.nthreads()
+    return {name: int(count) for name, count in known.items() if name in roster.ready}
+
+
+def dashboard(client: Any) -> str | None:
+    """Address of Dask's dashboard; None where bokeh, which draws it, is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("bokeh") is None:
+        return None
+    found = client.dashboard_link
+    return str(found) if found else None
+
+
+def on_each(
+    client: Any, task: Callable[[], Any], *, timeout_seconds: float
+) -> dict[str, Any | Exception]:
+    """Call a task on every worker at once; its result, or why there is none, by address."""
+    from distributed import wait
+
+    flying = {
+        name: client.submit(
+            task, key=f"each-{uuid.uuid4().hex}", workers=[name], allow_other_workers=False,
+            pure=False, retries=0,
+        )
+        for name in client.nthreads()
+    }  # fmt: skip
+    with contextlib.suppress(TimeoutError):
+        wait(list(flying.values()), timeout=timeout_seconds)
+    return {name: _result(future, timeout_seconds) for name, future in flying.items()}
+
+
+def _result(future: Any, timeout_seconds: float) -> Any | Exception:
+    if not future.done():
+        future.cancel()
+        return RunError(f"no answer within {timeout_seconds:.0f} s")
+    if future.status == "finished":
+        return future.result()
+    error = future.exception()
+    return error if isinstance(error, NucleiflowError) else RunError(explain(error))
+
+
+# what is started, or connected to
+
+
+_Begun = tuple[Any, Any]  # client, and the cluster if it is ours
+_Demand = Callable[[], int]
+
+
+@contextlib.contextmanager
+def _local(chosen: Cluster, roster: Roster, demand: _Demand) -> Iterator[_Begun]:
+    del demand  # what a machine has, it has from the beginning
+    size_ = shape(chosen)
+    nannies = {number: _nanny(chosen, size_.threads, {}) for number in range(roster.count)}
+    with _own(chosen, nannies) as begun:
+        yield begun
+
+
+@contextlib.contextmanager
+def _gpu(chosen: Cluster, roster: Roster, demand: _Demand) -> Iterator[_Begun]:
+    """One Nanny per GPU; its variable is set before its worker process starts."""
+    del roster, demand
+    threads = shape(chosen).threads
+    order = {"CUDA_DEVICE_ORDER": os.environ.get("CUDA_DEVICE_ORDER", "PCI_BUS_ID")}
+    nannies = {
+        f"gpu-{name}": _nanny(chosen, threads, {gpus.VARIABLE: name, **order})
+        for name in _pins(chosen)
+    }
+    with _own(chosen, nannies) as begun:
+        yield begun
+
+
+def _nanny(chosen: Cluster, threads: int, env: dict[str, str]) -> dict[str, Any]:
+    from distributed import Nanny
+
+    options = {
+        "nthreads": threads,
+        "host": "127.0.0.1",
+        "memory_limit": chosen.memory_limit or 0,
+        "local_directory": chosen.local_directory,
+        "env": {"TF_CPP_MIN_LOG_LEVEL": "3", **env},
+        "silence_logs": logging.CRITICAL,
+        "dashboard": False,
+        "dashboard_address": None,
+    }
+    return {"cls": Nanny, "options": options}
+
+
+@contextlib.contextmanager
+def _own(chosen: Cluster, nannies: dict[Any, Any]) -> Iterator[_Begun]:
+    """A scheduler in this process and its workers beside it, all bound to loopback."""
+    from distributed import Client, Scheduler, SpecCluster
+
+    options = {
+        "host": "127.0.0.1",
+        "dashboard": True,
+        "dashboard_address": chosen.dashboard or "127.0.0.1:0",
+    }
+    with (
+        SpecCluster(
+            workers=nannies,
+            scheduler={"cls": Scheduler, "options": options},
+            name="nucleiflow",
+            silence_logs=False,
         ) as cluster,
         Client(cluster) as client,
     ):
-        client.register_plugin(_plugin(prepare))
-        yield Dask(client)
+        yield client, cluster
 
 
-def _plugin(prepare: Callable[[], None]) -> Any:
+@contextlib.contextmanager
+def _slurm(chosen: Cluster, roster: Roster, demand: _Demand) -> Iterator[_Begun]:
+    from distributed import Client, Security
+
+    if chosen.tls:
+        security = _security(chosen.tls)
+    else:
+        try:
+            security = Security.temporary()
+        except ImportError:
+            raise ConfigError(
+                "certificates for the jobs need pip install 'nucleiflow[slurm]', or cluster.tls"
+            ) from None
+    threads = shape(chosen).threads
+    with (
+        slurm.jobs(chosen, threads, roster, demand, security) as cluster,
+        Client(cluster, security=security) as client,
+    ):
+        yield client, cluster
+
+
+@contextlib.contextmanager
+def _connect(chosen: Cluster, roster: Roster, demand: _Demand) -> Iterator[_Begun]:
+    from distributed import Client
+
+    del roster, demand
+    address = _address(chosen)
+    security = _security(chosen.tls) if chosen.tls else None
+    warnings.filterwarnings("ignore", message="(?s).*Mismatched versions")  # doctor tells better
+    try:
+        client = Client(address, security=security, timeout=CONNECT_SECONDS, name="nucleiflow")
+    except Exception as error:
+        raise RunError(
+            f"the scheduler at {address} does not answer within {CONNECT_SECONDS} s "
+            f"({explain(error)}): is it running, reachable from here, and of the same security?"
+        ) from error
+    with client:
+        yield client, None
+
+
+def _address(chosen: Cluster) -> str:
+    """Where the scheduler is. Raises ConfigError for none, and for one that anybody could hear."""
+    address = chosen.scheduler_address or _from_file(chosen.scheduler_file)
+    if "://" not in address:
+        address = f"{'tls' if chosen.tls else 'tcp'}://{address}"
+    secure = urlsplit(address).scheme in ("tls", "wss")
+    if secure and chosen.tls is None:
+        raise ConfigError(f"{address} needs certificates: give cluster.tls (ca_file, cert, key)")
+    if chosen.tls is not None and not secure:
+        raise ConfigError(f"{address} is not encrypted though cluster.tls is given: use tls://…")
+    if not secure and not chosen.allow_plain and not _loopback(urlsplit(address).hostname):
+        raise ConfigError(
+            f"{address} is on another machine and not encrypted, so that anybody on the network "
+            "could run code on it: use tls:// with cluster.tls, or cluster.allow_plain: true where "
+            "the network is private"
+        )
+    return address
+
+
+def _from_file(path: Path | None) -> str:
+    if path is None:
+        raise ConfigError("the cluster kind connect needs scheduler_address or scheduler_file")
+    try:
+        return str(json.loads(path.read_text())["address"])
+    except FileNotFoundError:
+        raise ConfigError(
+            f"cluster.scheduler_file {path} is not there: start dask scheduler"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"cluster.scheduler_file {path} cannot be read: {error}") from error
+
+
+def _loopback(host: str | None) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _security(tls: Tls) -> Any:
+    """The same certificate for every role, as files that all machines have."""
+    from distributed import Security
+
+    for name, path in (("ca_file", tls.ca_file), ("cert", tls.cert), ("key", tls.key)):
+        if not path.is_file():
+            raise ConfigError(f"cluster.tls.{name} is {path}: there is no such file")
+    roles = ("client", "scheduler", "worker")
+    return Security(
+        require_encryption=True,
+        tls_ca_file=str(tls.ca_file.absolute()),
+        **{f"tls_{role}_cert": str(tls.cert.absolute()) for role in roles},
+        **{f"tls_{role}_key": str(tls.key.absolute()) for role in roles},
+    )
+
+
+# workers made ready
+
+
+@contextlib.contextmanager
+def _plugged(client: Any, prepare: Callable[[], None], *, leaves: bool) -> Iterator[str]:
+    """`prepare` runs in the workers that are there and in all that come, and they tell how it went
+    under the topic. A worker that cannot begin and `leaves` gives its place up without a tile.
+    """
+    topic = f"nucleiflow-{uuid.uuid4().hex[:12]}"
+    try:
+        client.register_plugin(_plugin(prepare, topic, leaves=leaves))
+    except Exception as error:
+        raise RunError(
+            f"the workers cannot be prepared: {explain(error)} "
+            "(is nucleiflow installed where they run?)"
+        ) from error
+    try:
+        yield topic
+    finally:
+        with contextlib.suppress(Exception):  # a scheduler that has gone has no plugins either
+            client.unregister_worker_plugin(topic)
+
+
+def _plugin(prepare: Callable[[], None], topic: str, *, leaves: bool) -> Any:
     from distributed import WorkerPlugin
 
     class Prepare(WorkerPlugin):  # type: ignore[misc]
         idempotent = True
-        name = "nucleiflow"
+        name = topic
 
-        def setup(self, **_: Any) -> None:
-            logging.getLogger("distributed").setLevel(logging.CRITICAL)
-            prepare()
+        async def setup(self, worker: Any) -> None:
+            """In a thread, so that the worker goes on answering while its network is loaded."""
+            told = {"worker": worker.address, "job": os.environ.get("SLURM_JOB_ID")}
+            try:
+                await asyncio.to_thread(prepare)
+            except Exception as error:
+                kind = type(error).__name__
+                worker.log_event(topic, {**told, "kind": kind, "fault": explain(error)})
+                joins = not worker.periodic_callbacks["heartbeat"].is_running()
+                if leaves and joins:  # those that were there are closed by whoever hears of it
+                    await worker.close_gracefully(restart=False)
+            else:
+                worker.log_event(topic, told)
 
     return Prepare()
+
+
+def _await_first(crew: _Crew, chosen: Cluster, cluster: Any) -> None:
+    """Wait until one worker is ready, or all of those that are on this machine."""
+    minutes = chosen.wait_minutes or WAIT_MINUTES[chosen.kind]
+    until = time.monotonic() + minutes * 60
+    here = chosen.kind in ("local", "gpu")
+    roster = crew.hear()
+    while len(roster.ready) < (roster.count if here else 1):
+        if roster.faults and chosen.kind != "slurm":
+            raise next(iter(roster.faults.values()))
+        roster.check()
+        if time.monotonic() > until:
+            why = _why_none(crew.client, cluster, chosen.kind)
+            raise RunError(f"no worker is ready after {minutes:g} minutes: {why}")
+        time.sleep(LOOK_SECONDS)
+        crew.hear()
+
+
+def _why_none(client: Any, cluster: Any, kind: str) -> str:
+    count = len(client.nthreads())
+    if count:
+        return f"{count} are connected and still being prepared; raise cluster.wait_minutes"
+    if kind == "slurm":
+        return f"{slurm.waiting(cluster)}; raise cluster.wait_minutes if the queue is long"
+    if kind == "connect":
+        return "the scheduler has no workers: start some (dask worker, or scale its cluster up)"
+    return "their processes do not start: look at the memory and the load of this machine"
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Libraries tell their users' tracebacks, we tell ours in one line."""
+    levels = {name: logging.getLogger(name).level for name in QUIET}
+    try:
+        for name in QUIET:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

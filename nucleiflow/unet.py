@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleiflow import contract
-from nucleiflow.errors import ModelError
+from nucleiflow.errors import ModelError, RunError
 from nucleiflow.model import architecture, digest
 from nucleiflow.normalise import grey
 
@@ -166,6 +168,41 @@ def set_threads(count: int) -> None:
     tf = tensorflow()
     tf.config.threading.set_intra_op_parallelism_threads(count)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def use(device: str, threads: int) -> str:
+    """Bind this process to its device, before TensorFlow's first use; returns what it works on.
+
+    `device` gpu needs exactly one, cpu leaves GPUs alone, auto takes the one that is there. GPU
+    memory is taken as it is needed. `threads` 0 is left to TensorFlow. Raises RunError where the
+    device is not as given: TensorFlow itself would silently go on with the CPU.
+    """
+    tf = tensorflow()
+    with contextlib.suppress(RuntimeError):  # a worker that outlives its run keeps its threads
+        set_threads(threads)
+    seen = tf.config.list_physical_devices("GPU")
+    if device == "cpu":
+        if seen:
+            tf.config.set_visible_devices([], "GPU")
+        return "CPU"
+    if len(seen) > 1 or (device == "gpu" and not seen):
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        told = "a GPU" if given is None else f"GPU {given}" if given else "no GPU"
+        raise RunError(
+            f"worker on {socket.gethostname()} was given {told} "
+            f"but TensorFlow sees {len(seen) or 'none'}: "
+            + (
+                "give each process one, by CUDA_VISIBLE_DEVICES"
+                if seen
+                else "look at nvidia-smi there, and pip install 'nucleiflow[gpu]'; "
+                "device: cpu works without"
+            )
+        )
+    for gpu in seen:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if not seen:
+        return "CPU"
+    return str(tf.config.experimental.get_device_details(seen[0]).get("device_name", "GPU"))
 
 
 @functools.cache

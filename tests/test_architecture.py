@@ -16,10 +16,10 @@ LAYERS = (
     "__init__ errors box complaint config snapshot",
     "slide receptive plan normalise stain tissue seeds merge grow pyramid augment metrics overlay "
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
-    "card cardpage manifest plainyaml",
-    "records tiff picture store unet cluster progress fetch",
-    "source tasks look flow batch forecast show showcase train classic layouts dataset evaluate "
-    "describe weakspots jobfile",
+    "card cardpage manifest plainyaml roster",
+    "records tiff picture store unet gpus slurm progress fetch",
+    "source cluster tasks look flow batch forecast show showcase train classic layouts dataset "
+    "evaluate describe weakspots jobfile",
     "cli __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
@@ -28,7 +28,9 @@ DOORS = {
     "tensorflow": {"unet", "train"},
     "keras": {"unet", "train"},
     "dask": {"cluster"},
-    "distributed": {"cluster"},
+    "distributed": {"cluster", "slurm", "pool"},
+    "dask_jobqueue": {"slurm"},
+    "pynvml": {"gpus"},
     "zarr": {"store"},
     "tifffile": {"tiff"},
     "PIL": {"picture"},
@@ -36,7 +38,8 @@ DOORS = {
     "typer": {"cli"},
     "click": {"cli"},
 }
-LATE = {"tensorflow", "keras", "dask", "distributed"}  # imported inside functions only
+# imported inside functions only
+LATE = {"tensorflow", "keras", "dask", "distributed", "dask_jobqueue", "pynvml"}
 SCIENCE = {"scipy", "skimage"}  # for layer 1, where arrays go in and out, and the data set
 MODULES = sorted(PACKAGE.glob("*.py"))
 TREES = {path.stem: ast.parse(path.read_text()) for path in MODULES}

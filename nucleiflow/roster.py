@@ -1,0 +1,46 @@
+"""Workers that cannot begin -> what a run does about it: go on with fewer, or end. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nucleiflow.errors import NucleiflowError
+
+
+@dataclass
+class Roster:
+    """How many workers a run may have, and what became of those that tried to begin.
+
+    A worker that cannot begin (no GPU, a broken model, a job that ends at once) costs its place: a
+    run goes on with the others, and ends when there is no place left. So one bad machine never
+    stops a large run, and a fault that all machines share ends it after as many attempts as there
+    are places.
+    """
+
+    count: int
+    ready: set[str] = field(default_factory=set)
+    heard: set[str] = field(default_factory=set)  # jobs of a batch system whose worker has spoken
+    faults: dict[str, NucleiflowError] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        return max(0, self.count - len(self.faults))
+
+    def began(self, worker: str, job: str | None = None) -> None:
+        """A worker is ready for tiles."""
+        self.ready.add(worker)
+        self._hear(job)
+
+    def failed(self, worker: str, error: NucleiflowError, job: str | None = None) -> None:
+        """A worker can never be ready, or a job ended without one."""
+        self.faults.setdefault(worker, error)
+        self._hear(job)
+
+    def _hear(self, job: str | None) -> None:
+        if job:
+            self.heard.add(job)
+
+    def check(self) -> None:
+        """Raises the first fault when no place is left."""
+        if not self.left:
+            raise next(iter(self.faults.values()))
