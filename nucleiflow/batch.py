@@ -1,146 +1,249 @@
-"""Many slides, one after the other, on one set of workers; a bad slide never stops the others."""
+"""Many slides through one stream of tiles; a bad slide never stops the others."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import platform
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nucleiflow import __version__, cluster, flow, records, source, tasks, unet
-from nucleiflow.config import RunConfig
+from nucleiflow import (
+    cluster,
+    flow,
+    lock,
+    pool,
+    provenance,
+    records,
+    source,
+    status,
+    unet,
+)
+from nucleiflow.config import Cluster, Failure, RunConfig, Wanted
 from nucleiflow.errors import NucleiflowError, StoreError, explain
 from nucleiflow.job import Job
 from nucleiflow.model import SHIPPED, Model, load
+from nucleiflow.place import Place
 from nucleiflow.progress import Progress
-from nucleiflow.slide import Slide
+from nucleiflow.snapshot import SlideState, Snapshot
+from nucleiflow.stream import Pool, Start, Stream
 
-SOME_FAILED = 3
-PACKAGES = (
-    "numpy",
-    "scipy",
-    "scikit-image",
-    "zarr",
-    "tifffile",
-    "dask",
-    "distributed",
-    "tensorflow",
-)
+SOME_FAILED, HOLES = 3, 4  # exit codes
+PUBLISH_SECONDS = 2.0
+TOLD = (
+    "status", "slide", "labels", "nuclei", "labels_digest", "height", "width", "mpp", "stain",
+    "stain_reason", "normalisation", "resolution", "postprocessing", "tiles", "tiles_with_tissue",
+    "holes", "seconds", "again",
+)  # fmt: skip
 
 
 @dataclass
 class Outcome:
-    """What became of each slide, and the exit code of the whole."""
+    """What became of each slide, in order, and the exit code of the whole."""
 
     slides: list[dict[str, Any]] = field(default_factory=list)
     exit_code: int = 0
     peak_bytes: dict[int, int] = field(default_factory=dict)
 
 
-def run(
-    given: Sequence[str], out: Path, config: RunConfig, *, workers: int | None, progress: Progress
-) -> Outcome:
-    """Segment all slides into `out`. Raises NucleiflowError for what concerns the whole batch."""
+def slides(given: Sequence[str], config: RunConfig) -> list[Wanted]:
+    """Paths, folders and globs -> slides with the names of their folders. Raises SlideError."""
     paths = source.find(given)
     named = source.names(paths)
-    model = load(config.model or SHIPPED)
+    return [Wanted(slide=path, name=named[path], config=config) for path in paths]
+
+
+def local(workers: int | None) -> Cluster:
+    """The embedded cluster of so many workers; 0 works in this process."""
+    return Cluster(kind="serial") if workers == 0 else Cluster(workers=workers)
+
+
+def run(
+    wanted: Sequence[Wanted],
+    out: Place,
+    *,
+    cluster: Cluster,
+    failure: Failure | None = None,
+    progress: Progress,
+    job: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """Segment all slides into `out`; `job`, as the user gave it, goes into batch.json.
+
+    Raises NucleiflowError for what concerns the whole batch.
+    """
+    models = [_model(config) for config in {one.config.model for one in wanted}]
     _check_writable(out)
-    outcome = Outcome()
-    with _stop_on_sigterm(), _runner(workers, model) as runner:
-        driver = _Driver(runner, progress, outcome)
-        for path in paths:
-            prepare = partial(flow.prepare, path, named[path], out, config, model)
-            outcome.slides.append(driver.slide(path, prepare, config))
-            _write(out, outcome, model)
-    failed = [slide for slide in outcome.slides if slide["status"] == "failed"]
-    if failed:
-        everything = len(failed) == len(outcome.slides)
-        outcome.exit_code = failed[0]["exit_code"] if everything else SOME_FAILED
-    return outcome
-
-
-@dataclass(frozen=True)
-class _Driver:
-    """Takes slides through their stages on a runner."""
-
-    runner: cluster.Runner
-    progress: Progress
-    outcome: Outcome
-
-    def slide(
-        self, path: str, prepare: Callable[[], tuple[Job, Slide]], config: RunConfig
-    ) -> dict[str, Any]:
-        """One slide to its end: its final word, or why it failed."""
-        began = time.monotonic()
+    with _stop_on_sigterm(), lock.hold(out, say=progress.say) as held:
+        driver = _Driver(wanted, out, models[0], progress, held, dict(job or {}))
         try:
-            job, slide = prepare()
-            with slide:
-                for note in slide.notes:
-                    self.progress.say(f"{job.name}: {note}")
-            if not job.resolution.plain:
-                self.progress.say(f"{job.name}: {job.resolution.reason}")
-            word = self._stages(flow.flow(job, config), job.name)
-        except Exception as error:
-            if config.debug:
-                raise
-            code = error.exit_code if isinstance(error, NucleiflowError) else 1
-            reason = explain(error)
-            self.progress.say(f"failed: {reason}")
-            return {"slide": path, "status": "failed", "reason": reason, "exit_code": code}
-        spent = time.monotonic() - began
-        self._tell(job, word, spent)
-        return {"folder": str(job.folder), "wall_seconds": round(spent, 2), **word}
+            with _runner(cluster, models, driver) as workers:
+                driver.run(workers, failure or Failure())
+        finally:
+            driver.publish(final=True)
+    return driver.outcome
 
-    def _stages(self, stages: flow.Flow, name: str) -> dict[str, Any]:
-        while True:
-            try:
-                stage = next(stages)
-            except StopIteration as end:
-                return dict(end.value)
-            ready = stage.total - len(stage.tiles)
-            self.progress.stage(name, stage.name, ready, stage.total, stage.tile_megapixels)
-            for done in self.runner.run(stage.task, stage.tiles):
-                self.outcome.peak_bytes[done.process] = done.peak_bytes
-                self.progress.tile()
 
-    def _tell(self, job: Job, word: dict[str, Any], spent: float) -> None:
-        megapixels = word["height"] * word["width"] / 1e6
-        if not word.get("again"):
-            self.progress.say(f"{job.name}: {word['stain_reason']}")
-        again = "already done: " if word.get("again") else ""
-        self.progress.say(
-            f"{job.name}: {again}{word['nuclei']:,} nuclei in {megapixels:,.1f} MP, "
-            f"{spent:.1f} s ({megapixels / spent:.2f} MP/s) -> {job.labels}"
-        )
+@functools.cache
+def _model(path: Path | None) -> Model:
+    return load(path or SHIPPED)
+
+
+class _Driver:
+    """Hears of the stream, and tells: the terminal, status.json, batch.json."""
+
+    def __init__(
+        self,
+        wanted: Sequence[Wanted],
+        out: Place,
+        model: Model,
+        progress: Progress,
+        held: lock.Held,
+        job: dict[str, Any],
+    ) -> None:
+        self._wanted, self._out, self._model, self._job = wanted, out, model, job
+        self._progress, self._held = progress, held
+        self._states = [SlideState(one.name, one.slide) for one in wanted]
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._snapshot = Snapshot(self._states)
+        self._stream: Stream | None = None
+        self._began = self._published = time.monotonic()
+        self._changed = True
+        self.outcome = Outcome()
+
+    def run(self, workers: Pool, failure: Failure) -> None:
+        self._stream = Stream(workers, failure, self)
+        self._stream.run(self._states, self._starts())
+        self.outcome.slides = [self._rows[number] for number in range(len(self._wanted))]
+        self.outcome.exit_code = _exit_code(self.outcome.slides)
+
+    def demand(self) -> int:
+        """Workers that could have work now."""
+        return self._stream.demand if self._stream else len(self._wanted)
+
+    def _starts(self) -> Iterator[Start]:
+        for one, state in zip(self._wanted, self._states, strict=True):
+            yield partial(
+                flow.flow, one, self._out, _model(one.config.model), partial(self._begun, state)
+            )
+
+    def _begun(self, state: SlideState, job: Job, notes: Sequence[str]) -> None:
+        state.megapixels = job.grid.height * job.grid.width / 1e6
+        for note in notes:
+            self._progress.say(f"{job.name}: {note}")
+        if not job.resolution.plain:
+            self._progress.say(f"{job.name}: {job.resolution.reason}")
+
+    # what the stream tells
+
+    def say(self, text: str) -> None:
+        self._progress.say(text)
+
+    def ended(self, number: int, word: dict[str, Any] | Exception) -> None:
+        one, state = self._wanted[number], self._states[number]
+        self._changed = True
+        if isinstance(word, Exception):
+            if one.config.debug:
+                raise word
+            code = word.exit_code if isinstance(word, NucleiflowError) else 1
+            state.state, state.reason, state.exit_code = "failed", explain(word), code
+            self._progress.say(f"failed: {state.reason}")
+            self._rows[number] = {
+                "slide": one.slide,
+                "status": "failed",
+                "reason": state.reason,
+                "exit_code": code,
+            }
+            return
+        state.state, state.nuclei, state.holes = "done", word["nuclei"], len(word["holes"])
+        state.again = bool(word.get("again"))
+        self._rows[number] = {
+            "folder": str(self._out / one.name),
+            "wall_seconds": round(state.seconds, 2),
+            **{key: word[key] for key in TOLD if key in word},
+        }
+        self._progress.say(_finished(one, word, state, str(self._out)))
+
+    def tick(self, now: Snapshot) -> None:
+        self._held.check()
+        self._snapshot = now
+        self._progress.show(now)
+        if time.monotonic() - self._published >= PUBLISH_SECONDS:
+            self.publish(final=False)
+
+    def publish(self, *, final: bool) -> None:
+        """Tell other terminals how far the batch is; batch.json only where a slide has ended."""
+        self._published = time.monotonic()
+        status.publish(self._out, self._snapshot, final=final)
+        if self._changed or final:
+            self._changed = False
+            records.put_json(self._out / "batch.json", self._content())
+
+    def _content(self) -> dict[str, Any]:
+        if self._stream:
+            self.outcome.peak_bytes = self._stream.peak_bytes
+        driver = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {
+            "slides": [
+                self._rows.get(number) or {"slide": state.slide, "status": state.state}
+                for number, state in enumerate(self._states)
+            ],
+            "job": self._job,
+            "model": {"path": self._model.path, "sha256": self._model.sha256},
+            "wall_seconds": round(time.monotonic() - self._began, 1),
+            "peak_worker_mb": [round(peak / 1e6) for peak in self.outcome.peak_bytes.values()],
+            "peak_driver_mb": round(driver / 1e6),
+            **provenance.here(),
+        }
+
+
+def _finished(one: Wanted, word: dict[str, Any], state: SlideState, out: str) -> str:
+    """The line that a finished slide gets."""
+    megapixels = word["height"] * word["width"] / 1e6
+    where = f"{out}/{one.name}/{word['labels']}"
+    if state.again:
+        return f"{one.name}: already done: {word['nuclei']:,} nuclei -> {where}"
+    missing = f", {len(word['holes'])} holes" if word["holes"] else ""
+    return (
+        f"{one.name}: {word['stain_reason']}; {word['nuclei']:,} nuclei in {megapixels:,.1f} MP"
+        f"{missing}, {state.seconds:.1f} s ({megapixels / max(state.seconds, 1e-3):.2f} MP/s) "
+        f"-> {where}"
+    )
+
+
+def _exit_code(rows: Sequence[Mapping[str, Any]]) -> int:
+    failed = [row for row in rows if row["status"] == "failed"]
+    if failed:
+        return int(failed[0]["exit_code"]) if len(failed) == len(rows) else SOME_FAILED
+    return HOLES if any(row["holes"] for row in rows) else 0
 
 
 @contextlib.contextmanager
-def _runner(workers: int | None, model: Model) -> Iterator[cluster.Runner]:
-    """Worker processes, or this process alone for `workers` 0."""
-    if workers == 0:
+def _runner(chosen: Cluster, models: Sequence[Model], driver: _Driver) -> Iterator[Pool]:
+    """Worker processes, or this process alone for the kind `serial`."""
+    if chosen.kind == "serial":
+        from nucleiflow import tasks
+
         try:
-            yield cluster.Serial()
+            yield pool.Serial()
         finally:
             tasks.close_slides()
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # inherited by the workers
-    shape = cluster.size(workers)
-    ready = partial(_prepare_worker, model.path, model.sha256, shape.network_threads)
-    with cluster.local(shape, ready) as runner:
-        yield runner
+    ready = partial(_prepare_worker, [(one.path, one.sha256) for one in models])
+    with cluster.open(chosen, ready, demand=driver.demand) as client:
+        driver.say(f"dashboard: {client.dashboard_link}")
+        yield pool.Dask(client)
 
 
-def _prepare_worker(path: str, sha256: str, threads: int) -> None:
-    unet.set_threads(threads)
-    unet.predictor(path, sha256)
+def _prepare_worker(models: Sequence[tuple[str, str]]) -> None:
+    for path, sha256 in models:
+        unet.predictor(path, sha256)
 
 
 @contextlib.contextmanager
@@ -161,34 +264,9 @@ def _stop_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_writable(out: Path) -> None:
+def _check_writable(out: Place) -> None:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.write_bytes(b"1")
-        probe.unlink()
-    except OSError as error:
-        raise StoreError(f"output folder {out} cannot be written: {error.strerror}") from error
-
-
-def _write(out: Path, outcome: Outcome, model: Model) -> None:
-    driver = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    records.put_json(
-        out / "batch.json",
-        {
-            "slides": outcome.slides,
-            "model": {"path": model.path, "sha256": model.sha256},
-            "peak_worker_mb": [round(peak / 1e6) for peak in outcome.peak_bytes.values()],
-            "peak_driver_mb": round(driver / 1e6),
-            "versions": {"nucleiflow": __version__, **_versions()},
-            "machine": {"system": platform.platform(), "cores": os.cpu_count()},
-        },
-    )
-
-
-def _versions() -> dict[str, str]:
-    found = dict.fromkeys(PACKAGES, "absent")
-    for name in PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found | {"python": platform.python_version()}
+        records.put(out / ".writable", b"1")
+        records.remove(out / ".writable")
+    except StoreError as error:
+        raise StoreError(f"output folder {out} cannot be written: {error}") from error

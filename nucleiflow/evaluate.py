@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,11 +34,11 @@ from nucleiflow.layouts import Sample
 from nucleiflow.model import SHIPPED, digest
 from nucleiflow.progress import Progress
 from nucleiflow.scores import ImageScore, Json
+from nucleiflow.snapshot import Snapshot
 
 SPLITS = ("all", "val", "train")
 WORST, OTHERS = 24, 6  # pictures of the page
 PICTURE_PX, COLOURS = 512, 240  # of a picture: no longer side, no more colours
-LINE_SECONDS = 10.0
 SEED = 2018
 
 
@@ -143,11 +142,12 @@ def evaluate(
         layouts.read_labels(one, size)  # what is wrong with the truth is said before the work
     with _folder(out) as work:
         run = batch.run(
-            [str(one.image) for one in samples],
+            batch.slides(
+                [str(one.image) for one in samples], config.model_copy(update={"restart": True})
+            ),
             work,
-            config.model_copy(update={"restart": True}),
-            workers=workers,
-            progress=_Counted(progress, len(samples)),
+            cluster=batch.local(workers),
+            progress=_Counted(progress),
         )
         judged = tuple(
             _judge(folder, one, size, word)
@@ -294,25 +294,15 @@ def _shown(image: NDArray[Any], word: Json) -> NDArray[np.uint8]:
 class _Counted:
     """Progress by images: silent on what each of them says, but for failures."""
 
-    def __init__(self, inner: Progress, total: int) -> None:
-        self._inner, self._total = inner, total
-        self._seen: set[str] = set()
-        self._told = time.monotonic()
+    def __init__(self, inner: Progress) -> None:
+        self._inner = inner
 
     def say(self, text: str) -> None:
         if text.startswith("failed"):
             self._inner.say(text)
 
-    def stage(self, slide: str, name: str, done: int, total: int, tile_megapixels: float) -> None:
-        self._seen.add(slide)
-        count = f"{len(self._seen)}/{self._total} images"
-        self._inner.stage(count, name, done, total, tile_megapixels)
-        if time.monotonic() - self._told >= LINE_SECONDS:
-            self._told = time.monotonic()
-            self._inner.say(count)
-
-    def tile(self) -> None:
-        self._inner.tile()
+    def show(self, now: Snapshot) -> None:
+        self._inner.show(now)
 
     def close(self) -> None:
         self._inner.close()

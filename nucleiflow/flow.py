@@ -4,43 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from nucleiflow import __version__, look, ngff, plan, records, source, stain, store, tasks
-from nucleiflow.config import RunConfig
-from nucleiflow.errors import ConfigError, NucleiflowError, StoreError
+from nucleiflow import (
+    __version__,
+    holes,
+    look,
+    ngff,
+    plan,
+    provenance,
+    records,
+    source,
+    stain,
+    store,
+    tasks,
+)
+from nucleiflow.config import RunConfig, Wanted
+from nucleiflow.errors import ConfigError, NucleiflowError, RunError, StoreError
 from nucleiflow.job import Job
-from nucleiflow.merge import merge
 from nucleiflow.model import Model
+from nucleiflow.place import Place
 from nucleiflow.resolution import Resolution, Wish, choose
-from nucleiflow.seeds import Record
 from nucleiflow.slide import Slide
+from nucleiflow.stream import Flow, Stage
 
 MOST_TOLD = 4  # differences between two runs; more are not read
-LAYOUT = 1  # of the files of a run; a run of another layout is not continued
+LAYOUT = 2  # of the files of a run; a run of another layout is not continued
+Begun = Callable[[Job, Sequence[str]], None]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Tiles that may run in any order, at once; the next stage begins when all are done.
-
-    `total` counts the tiles of the stage, those of an earlier attempt included.
-    """
-
-    name: str
-    task: Callable[[int], None]
-    tiles: Sequence[int]
-    total: int
-    tile_megapixels: float
-
-
-Flow = Generator[Stage, None, dict[str, Any]]
-
-
-def prepare(path: str, name: str, out: Path, config: RunConfig, model: Model) -> tuple[Job, Slide]:
+def prepare(path: str, name: str, out: Place, config: RunConfig, model: Model) -> tuple[Job, Slide]:
     """Look at a slide and lay out its job; the slide is open. Raises SlideError or ConfigError."""
     slide = source.open_slide(path)
     try:
@@ -50,7 +45,7 @@ def prepare(path: str, name: str, out: Path, config: RunConfig, model: Model) ->
         raise
 
 
-def _job(slide: Slide, name: str, folder: Path, config: RunConfig, model: Model) -> Job:
+def _job(slide: Slide, name: str, folder: Place, config: RunConfig, model: Model) -> Job:
     chosen = _resolution(slide, config, model)
     stain.check(slide.channels, stain=config.stain, channel=config.channel)
     height, width = chosen.working_px
@@ -138,45 +133,55 @@ def finished(job: Job, mark: dict[str, Any]) -> dict[str, Any] | None:
             f"{job.folder} was made otherwise: choose another --out, or begin anew with --restart "
             f"({'; '.join(differs[:MOST_TOLD])}{'; …' if len(differs) > MOST_TOLD else ''})"
         )
-    return word if word and (job.labels / "zarr.json").exists() else None
+    return word if word and records.exists(job.labels / "zarr.json") else None
 
 
 def clear(job: Job) -> None:
     """Remove what a run of this slide made, the final word first."""
-    job.run_json.unlink(missing_ok=True)
-    (job.work / "fingerprint.json").unlink(missing_ok=True)
+    records.remove(job.run_json)
+    records.remove(job.work / "fingerprint.json")
     store.remove(job.store)
     store.remove(job.work)
 
 
-def flow(job: Job, config: RunConfig) -> Flow:
-    """The stages of a slide, one after the other; returns the content of its `run.json`."""
+def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
+    """The stages of a slide, one after the other; returns the content of its `run.json`.
+
+    `begun` is told the job, and what the reader noted of the slide, once it is open.
+    """
+    config = wanted.config
+    job, slide = prepare(wanted.slide, wanted.name, out, config, model)
+    with slide:
+        begun(job, slide.notes)
     mark = fingerprint(job, config)
     if config.restart:
         clear(job)
     word = finished(job, mark)
-    if word is not None:
+    if word is not None and not (config.retry_holes and word["holes"]):
         store.remove(job.work)
         return {**word, "again": True}
-    if not (job.work / "fingerprint.json").exists():
+    fresh = word is not None or not records.exists(job.work / "fingerprint.json")
+    if fresh or (config.retry_holes and holes.found(job)):
         clear(job)
         _create(job)
         records.put_json(job.work / "fingerprint.json", {"fingerprint": mark})
     seconds: dict[str, float] = {}
     yield from _timed(_image(job), seconds)
-    job = look.decide(
-        job, kind=config.stain, channel=config.channel, tissue_only=config.tissue_only
-    )
+    job = replace(job, holes=holes.tiles(job, "image"))
+    looking = partial(tasks.look, job, config.stain, config.channel, tissue_only=config.tissue_only)
+    yield from _timed([_solo(job, "look", looking)], seconds)
+    job = look.known(job)
     _publish_image(job)
     tissue_tiles = look.tissue_tiles(job)
-    segment = _stage(job, "segment", partial(tasks.segment, job), tissue_tiles, "segment")
-    yield from _timed([segment], seconds)
-    began = time.monotonic()
-    count = _merge(job)
-    seconds["merge"] = time.monotonic() - began
+    whole = [tile for tile in tissue_tiles if tile not in job.holes]
+    yield from _timed([_segment(job, whole)], seconds)
+    job = replace(job, holes=job.holes | holes.tiles(job, "segment"))
+    _some_left(job, tissue_tiles)
+    yield from _timed([_solo(job, "merge", partial(tasks.merge, job))], seconds)
     yield from _timed([_label(job)], seconds)
     yield from _timed(_pyramid(job, "pyramid", "labels", tasks.shrink_labels), seconds)
-    return _finish(job, mark, count, len(tissue_tiles), seconds)
+    yield from _timed([_solo(job, "tally", partial(tasks.tally, job))], seconds)
+    return _finish(job, config, mark, len(tissue_tiles), seconds)
 
 
 def _timed(stages: Iterable[Stage], seconds: dict[str, float]) -> Generator[Stage, None, None]:
@@ -187,18 +192,44 @@ def _timed(stages: Iterable[Stage], seconds: dict[str, float]) -> Generator[Stag
 
 
 def _stage(
-    job: Job, name: str, task: Callable[[int], None], tiles: Sequence[int], record: str
+    job: Job,
+    name: str,
+    task: Callable[[int], None],
+    tiles: Sequence[int],
+    record: str,
+    *,
+    may_have_holes: bool = False,
 ) -> Stage:
-    done = records.done(job.records(record))
+    settled = records.done(job.records(record))
+    if may_have_holes:
+        settled |= holes.tiles(job, name)
     side = job.grid.tile_px
-    megapixels = min(side, job.grid.height) * min(side, job.grid.width) / 1e6
-    return Stage(name, task, [tile for tile in tiles if tile not in done], len(tiles), megapixels)
+    return Stage(
+        name=name,
+        task=task,
+        tiles=[tile for tile in tiles if tile not in settled],
+        total=len(tiles),
+        tile_megapixels=min(side, job.grid.height) * min(side, job.grid.width) / 1e6,
+        done=lambda tile: records.exists(job.record(record, tile)),
+        hole=partial(holes.write, job, name) if may_have_holes else None,
+        lane="network" if name == "segment" else "other",
+    )
+
+
+def _solo(job: Job, name: str, task: Callable[[int], None]) -> Stage:
+    """A step that is of the whole slide, and is done by one worker."""
+    return replace(_stage(job, name, task, [0], name), tile_megapixels=0.0)
 
 
 def _image(job: Job) -> Iterable[Stage]:
-    tiles = range(len(job.grid))
-    yield _stage(job, "image", partial(tasks.copy_image, job), tiles, "image-0")
+    tiles, copy = range(len(job.grid)), partial(tasks.copy_image, job)
+    yield _stage(job, "image", copy, tiles, "image-0", may_have_holes=True)
     yield from _pyramid(job, "image", "image", tasks.shrink_image)
+
+
+def _segment(job: Job, tiles: Sequence[int]) -> Stage:
+    task = partial(tasks.segment, job)
+    return _stage(job, "segment", task, tiles, "segment", may_have_holes=True)
 
 
 def _pyramid(job: Job, name: str, kind: str, shrink: Callable[..., None]) -> Iterable[Stage]:
@@ -207,6 +238,23 @@ def _pyramid(job: Job, name: str, kind: str, shrink: Callable[..., None]) -> Ite
         yield _stage(job, name, partial(shrink, job, level), tiles, f"{kind}-{level}")
         if len(tiles) == 1:
             return
+
+
+def _label(job: Job) -> Stage:
+    """Tiles that hold seeds, and those that a neighbour's nuclei may grow into."""
+    seeded = records.done(job.records("new"))
+    reach = job.postprocessing.grow_px
+    near = {other for tile in seeded for other in job.grid.around(tile, reach)} - job.holes
+    task = partial(tasks.label, job)
+    return _stage(job, "label", task, sorted(near), "label", may_have_holes=True)
+
+
+def _some_left(job: Job, tissue_tiles: Sequence[int]) -> None:
+    """A slide of nothing but holes has failed. Raises RunError with the first reason."""
+    if tissue_tiles and job.holes.issuperset(tissue_tiles):
+        raise RunError(
+            f"{job.slide}: every tile failed, the first like this: {holes.found(job)[0]['reason']}"
+        )
 
 
 def _create(job: Job) -> None:
@@ -229,46 +277,25 @@ def _publish_image(job: Job) -> None:
     store.set_ome(job.store, ngff.image(job.name, len(job.levels), job.resolution.pixel_um, shown))
 
 
-def _merge(job: Job) -> int:
-    """Write each tile's `old -> new`; returns the number of nuclei."""
-    marker = job.work / "merge.json"
-    known = records.get_json(marker)
-    if known is not None:
-        return int(known["nuclei"])
-
-    def read(index: int) -> Record | None:
-        found = records.get_arrays(job.record("segment", index))
-        return None if found is None else Record(**found)
-
-    count = 0
-    for index, new in merge(job.grid, read, min_area_px=job.postprocessing.min_seed_area_px):
-        records.put_arrays(job.record("merge", index), {"new": new})
-        count = max(count, int(new.max()))
-    records.put_json(marker, {"nuclei": count})
-    return count
-
-
-def _label(job: Job) -> Stage:
-    """Tiles that hold seeds, and those that a neighbour's nuclei may grow into."""
-    seeded = records.done(job.records("merge"))
-    reach = job.postprocessing.grow_px
-    near = {other for tile in seeded for other in job.grid.around(tile, reach)}
-    return _stage(job, "label", partial(tasks.label, job), sorted(near), "label")
-
-
 def _finish(
-    job: Job, mark: dict[str, Any], count: int, tissue_tiles: int, seconds: dict[str, float]
+    job: Job,
+    config: RunConfig,
+    mark: dict[str, Any],
+    tissue_tiles: int,
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
     """Publish the labels, write the final word, and only then drop the scratch."""
-    levels = len(job.levels)
+    levels, missing = len(job.levels), holes.found(job)
     store.set_ome(job.labels, ngff.labels("nuclei", levels, job.resolution.pixel_um))
+    if missing:
+        store.set_attribute(job.labels, "nucleiflow", {"holes": missing})
     store.set_ome(job.labels.parent, ngff.labels_group(["nuclei"]))
     chosen = job.look
     word = {
         "status": "done",
         "slide": job.slide,
-        "labels": str(job.labels.relative_to(job.folder)),
-        "nuclei": count,
+        "labels": "/".join((job.store.name, "labels", "nuclei")),
+        **tasks.tallied(job),
         "height": job.grid.height,
         "width": job.grid.width,
         "mpp": job.mpp,
@@ -280,9 +307,15 @@ def _finish(
         "normalisation": chosen.norm.as_json() if chosen else None,
         "postprocessing": job.postprocessing.as_json(),
         "halo_px": job.grid.reach.halo_px,
-        "holes": [],
+        "holes": missing,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "fingerprint": mark,
+        "provenance": {
+            "slide": source.absolute(job.slide),
+            "model": job.model.path,
+            "config": config.model_dump(mode="json", exclude={"restart", "retry_holes", "debug"}),
+            **provenance.here(),
+        },
     }
     records.put_json(job.run_json, word)
     store.remove(job.work)

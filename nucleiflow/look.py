@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nucleiflow import normalise, records, stain, store, tissue
 from nucleiflow.box import Box, grid
+from nucleiflow.errors import RunError
 from nucleiflow.job import Job, Look
 
 LOW_PX = 2048  # the low-resolution pass reads the first level that is no larger
@@ -21,7 +22,11 @@ def decide(job: Job, *, kind: str | None, channel: str | None, tissue_only: bool
     level = next(k for k, shape in enumerate(job.levels) if max(shape) <= LOW_PX)
     low = _pixels(job, level, Box(0, 0, *job.levels[level]))
     chosen = stain.decide(
-        low.reshape(-1, low.shape[-1]), job.channels, rgb=job.rgb, stain=kind, channel=channel
+        low[_whole(job, low.shape[:2], 2**level)],
+        job.channels,
+        rgb=job.rgb,
+        stain=kind,
+        channel=channel,
     )
     mask, block_px = None, 2**level
     if tissue_only and job.grid.height * job.grid.width > tissue.EVERYTHING_MP * 10**6:
@@ -39,7 +44,16 @@ def decide(job: Job, *, kind: str | None, channel: str | None, tissue_only: bool
         inverts=job.model.settings.inverts,
     )
     look = Look(norm, chosen.kind, chosen.reason, block_px if mask is not None else None)
+    records.put_json(job.work / "look.json", look.as_json())
     return replace(job, look=look)
+
+
+def known(job: Job) -> Job:
+    """The job with the look that was decided. Raises RunError if there is none."""
+    told = records.get_json(job.work / "look.json")
+    if told is None:
+        raise RunError(f"{job.work / 'look.json'} is gone: start again with --restart")
+    return replace(job, look=Look.from_json(told))
 
 
 def tissue_tiles(job: Job) -> list[int]:
@@ -58,6 +72,11 @@ def _sample(job: Job, mask: NDArray[np.bool_] | None, block_px: int) -> NDArray[
     The blocks are fixed by the slide alone, so no tiling changes them.
     """
     blocks = list(grid(job.grid.height, job.grid.width, SAMPLE_PX))
+    if job.holes:
+        lost = [job.grid.core(hole) for hole in job.holes]
+        blocks = [
+            block for block in blocks if not any(block.intersect(one).area for one in lost)
+        ] or blocks
     if mask is not None:
         blocks = [
             block for block in blocks if mask[block.scale_down(block_px).slices()].any()
@@ -65,6 +84,14 @@ def _sample(job: Job, mask: NDArray[np.bool_] | None, block_px: int) -> NDArray[
     chosen = np.unique(np.linspace(0, len(blocks) - 1, min(SAMPLES, len(blocks))).astype(int))
     parts = [_pixels(job, 0, blocks[index]) for index in chosen]
     return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
+
+
+def _whole(job: Job, shape: tuple[int, int], block_px: int) -> NDArray[np.bool_]:
+    """Which pixels (h, w) of a low level are not of a hole."""
+    whole = np.ones(shape, bool)
+    for hole in job.holes:
+        whole[job.grid.core(hole).scale_down(block_px).slices()] = False
+    return whole if whole.any() else ~whole
 
 
 def _pixels(job: Job, level: int, box: Box) -> NDArray[Any]:

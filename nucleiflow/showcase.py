@@ -36,7 +36,8 @@ def run(
     if fresh:
         write_slide(slide, image)
     config = RunConfig(tile_px=TILE_PX, level=0, restart=fresh)  # the pixels of the truth
-    outcome = batch.run([str(slide)], folder / "out", config, workers=workers, progress=progress)
+    wanted, out = batch.slides([str(slide)], config), folder / "out"
+    outcome = batch.run(wanted, out, cluster=batch.local(workers), progress=progress)
     word = outcome.slides[0]
     if word["status"] != "done":
         raise RunError(f"the demonstration failed: {word['reason']}")

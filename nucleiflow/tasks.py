@@ -5,30 +5,50 @@ from __future__ import annotations
 import atexit
 import functools
 import threading
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import normalise, plan, pyramid, records, seeds, source, store, tissue, unet
+from nucleiflow import (
+    digest,
+    normalise,
+    plan,
+    pyramid,
+    records,
+    seeds,
+    source,
+    store,
+    tissue,
+    unet,
+)
+from nucleiflow import look as looks
 from nucleiflow.box import Box
 from nucleiflow.errors import RunError
 from nucleiflow.grow import grow
 from nucleiflow.job import Job, Look
+from nucleiflow.merge import merge as merged
+from nucleiflow.place import Place
 from nucleiflow.resample import Resampling, resampled
+from nucleiflow.seeds import Record
 from nucleiflow.slide import Slide
 
+READERS = 16  # threads that fetch records ahead: on an object store each takes some 20 ms
+
 _gate = threading.Lock()
-_open: dict[tuple[str, int], Slide] = {}
+_open: dict[tuple[str, int | str], Slide] = {}
+MOST_OPEN = 4
 
 
 def _slide(path: str) -> Slide:
-    """The slide that this process reads from; the one before it is closed."""
-    key = path, Path(path).stat().st_mtime_ns
+    """A slide that this process reads from; of more than a few, the oldest is closed."""
+    key = path, source.stamp(path)
     with _gate:
         if key not in _open:
-            close_slides()
+            while len(_open) >= MOST_OPEN:
+                _open.pop(next(iter(_open))).close()
             _open[key] = source.open_slide(path)
         return _open[key]
 
@@ -41,7 +61,7 @@ def close_slides() -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def _mask(path: Path, _stamp: int) -> NDArray[np.bool_]:
+def _mask(path: Place, _stamp: int | str) -> NDArray[np.bool_]:
     found = records.get_arrays(path)
     if found is None:
         raise RunError(f"{path} is gone: start again with --restart")
@@ -58,6 +78,14 @@ def copy_image(job: Job, index: int) -> None:
     records.put_arrays(job.record("image-0", index), {})
 
 
+def look(
+    job: Job, kind: str | None, channel: str | None, _index: int, *, tissue_only: bool
+) -> None:
+    """Stage `look`: the copied image -> stain, tissue mask, normalisation of the whole slide."""
+    looks.decide(job, kind=kind, channel=channel, tissue_only=tissue_only)
+    records.put_arrays(job.record("look", 0), {})
+
+
 def shrink_image(job: Job, level: int, index: int) -> None:
     """Stage `image`: one tile of level `level` from the level above, by means."""
     _shrink(job, job.store, level, index, pyramid.halve_mean, "image")
@@ -68,7 +96,7 @@ def shrink_labels(job: Job, level: int, index: int) -> None:
     _shrink(job, job.labels, level, index, pyramid.halve_nearest, "labels")
 
 
-def _shrink(job: Job, root: Path, level: int, index: int, halve: Any, stage: str) -> None:
+def _shrink(job: Job, root: Place, level: int, index: int, halve: Any, stage: str) -> None:
     """The level's last tile, if it is its only one, carries on with all smaller levels."""
     last = len(job.levels) - 1 if len(job.level_grid(level)) == 1 else level
     core = job.level_grid(level).core(index)
@@ -95,7 +123,7 @@ def segment(job: Job, index: int) -> None:
         bare = tissue.glass(normalise.negative(window[inside], job.look.norm))
         maps = np.where(bare[..., None], 0, maps).astype(np.uint8)
     if job.look.block_px is not None:
-        mask = _mask(job.tissue, job.tissue.stat().st_mtime_ns)
+        mask = _mask(job.tissue, records.stamp(job.tissue))
         covered = tissue.covers(mask, *tile.core.slices(), job.look.block_px)
         maps = np.where(covered[..., None], maps, 0).astype(np.uint8)
     foreground, numbered = seeds.split(
@@ -110,10 +138,62 @@ def segment(job: Job, index: int) -> None:
 
 
 def _window(job: Job, window: Box, look: Look) -> NDArray[np.uint8]:
-    """Network input (h, w, 3) uint8 of a window, mirrored at the slide's edges."""
+    """Network input (h, w, 3) uint8 of a window, mirrored at the slide's edges; holes are empty."""
     box, rows, columns = plan.mirror(window, job.grid.height, job.grid.width)
     pixels = np.moveaxis(store.read(job.store / "0", box), 0, -1)
-    return plan.complete(normalise.apply(pixels, look.norm), rows, columns)
+    seen = normalise.apply(pixels, look.norm)
+    nothing = 0 if look.norm.inverted or look.stain == "fluorescence" else 255
+    for hole in job.holes:
+        part = job.grid.core(hole).intersect(box)
+        if part.area:
+            seen[part.slices(origin=box)] = nothing
+    return plan.complete(seen, rows, columns)
+
+
+def merge(job: Job, _index: int) -> None:
+    """Stage `merge`: the records of all tiles -> each tile's `old -> new`, and their number."""
+    count = 0
+    with ThreadPoolExecutor(READERS) as threads:
+        read = _ahead(job, threads)
+        for index, new in merged(job.grid, read, min_area_px=job.postprocessing.min_seed_area_px):
+            records.put_arrays(job.record("new", index), {"new": new})
+            count = max(count, int(new.max()))
+    records.put_arrays(job.record("merge", 0), {"nuclei": np.array(count)})
+
+
+def _ahead(job: Job, threads: ThreadPoolExecutor) -> Callable[[int], Record | None]:
+    """Reads the record of a tile, and meanwhile those of the next ones."""
+    there = records.done(job.records("segment"))
+    coming: dict[int, Future[dict[str, NDArray[Any]] | None]] = {}
+
+    def read(index: int) -> Record | None:
+        for tile in range(index, index + READERS):
+            if tile in there and tile not in coming:
+                coming[tile] = threads.submit(records.get_arrays, job.record("segment", tile))
+        for tile in [tile for tile in coming if not index <= tile < index + READERS]:
+            del coming[tile]
+        found = coming[index].result() if index in coming else None
+        return None if found is None else Record(**found)
+
+    return read
+
+
+def tally(job: Job, _index: int) -> None:
+    """Stage `tally`: what the labels of all tiles add up to."""
+    tiles = sorted(records.done(job.records("label")))
+    with ThreadPoolExecutor(READERS) as threads:
+        found = threads.map(lambda tile: records.get_arrays(job.record("label", tile)), tiles)
+        summed = digest.total(one["digest"] for one in found if one is not None)
+    records.put_arrays(job.record("tally", 0), {"digest": np.array(summed)})
+
+
+def tallied(job: Job) -> dict[str, Any]:
+    """Number of nuclei, and digest of the labels: equal for equal labels, in any tiling."""
+    numbers = records.get_arrays(job.record("merge", 0))
+    sums = records.get_arrays(job.record("tally", 0))
+    if numbers is None or sums is None:
+        raise RunError(f"{job.work}: records are gone: start again with --restart")
+    return {"nuclei": int(numbers["nuclei"]), "labels_digest": str(sums["digest"])}
 
 
 def label(job: Job, index: int) -> None:
@@ -123,6 +203,8 @@ def label(job: Job, index: int) -> None:
     named = np.zeros(window.shape, np.uint32)
     foreground = np.zeros(window.shape, np.uint8)
     for other in job.grid.around(index, reach):
+        if other in job.holes:
+            continue
         new = label_map(job, other)
         part = job.grid.core(other).intersect(window)
         place = part.slices(origin=window)
@@ -130,11 +212,13 @@ def label(job: Job, index: int) -> None:
         if new is not None:
             named[place] = new[store.read(job.seeds, part)]
     grown = grow(named, foreground, grow_px=reach)
-    store.write(job.labels / "0", core, grown[core.slices(origin=window)])
-    records.put_arrays(job.record("label", index), {})
+    labels = grown[core.slices(origin=window)]
+    store.write(job.labels / "0", core, labels)
+    facts = {"digest": digest.share(labels, core, job.grid.width)}
+    records.put_arrays(job.record("label", index), facts)
 
 
 def label_map(job: Job, index: int) -> NDArray[np.uint32] | None:
     """Seed numbers of a tile -> labels (count + 1,); None for a tile without seeds."""
-    found = records.get_arrays(job.record("merge", index))
+    found = records.get_arrays(job.record("new", index))
     return None if found is None else found["new"].astype(np.uint32)

@@ -29,7 +29,8 @@ def draw(model: Path) -> list[Figure]:
         slide = Path(scratch) / "generated.ome.tif"
         showcase.write_slide(slide, image)
         config = RunConfig(model=model, stain="fluorescence", level=0)
-        run = batch.run([str(slide)], Path(scratch), config, workers=0, progress=Quiet())
+        wanted, serial = batch.slides([str(slide)], config), batch.local(0)
+        run = batch.run(wanted, Path(scratch), cluster=serial, progress=Quiet())
         word = run.slides[0]
         if word["status"] != "done":
             raise RunError(f"the generated slide failed: {word['reason']}")
