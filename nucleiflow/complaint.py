@@ -100,7 +100,7 @@ def line(error: ValidationError, name: Name = dotted) -> str:
     if isinstance(cause, UnknownKeyError | ContradictionError | SecretError):
         return cause.text(loc, name)
     if first["type"] == "missing":
-        return f"{name(loc)} is missing"
+        return f"{name(loc)} is missing: give it"
     told = str(cause) if cause else _allowed(first["type"], context, first["msg"])
     return f"{name(loc) or 'it'} is {shown(first['input'])}: {told}"
 
@@ -119,6 +119,6 @@ def shown(value: Any) -> str:
     if isinstance(value, dict):
         return "a group of keys"
     if isinstance(value, list | tuple):
-        return "a list"
+        return f"a list of {len(value)}"
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

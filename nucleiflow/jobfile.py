@@ -37,6 +37,7 @@ MANIFEST_BYTES = 256_000_000
 FLAGS = {  # where they are not called as the keys are
     "kind": "cluster",
     "slides": "slide",
+    "tls": "tls-ca-file",
     "ca_file": "tls-ca-file",
     "cert": "tls-cert",
     "key": "tls-key",

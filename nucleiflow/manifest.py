@@ -14,7 +14,7 @@ from nucleiflow import complaint
 from nucleiflow.config import Entry, Where
 from nucleiflow.errors import ConfigError
 
-COLUMNS = tuple(Entry.model_fields)
+COLUMNS = tuple(dict.fromkeys(("slide", "id", *Entry.model_fields)))
 DELIMITERS = (",", ";", "\t")
 MAX_ROWS = 1_000_000
 
