@@ -235,13 +235,21 @@ def _runner(chosen: Cluster, models: Sequence[Model], driver: _Driver) -> Iterat
             tasks.close_slides()
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # inherited by the workers
-    ready = partial(_prepare_worker, [(one.path, one.sha256) for one in models])
+    ready = partial(
+        _prepare_worker,
+        [(one.path, one.sha256) for one in models],
+        cluster.device(chosen),
+        cluster.shape(chosen).network_threads,
+    )
     with cluster.open(chosen, ready, demand=driver.demand) as client:
-        driver.say(f"dashboard: {client.dashboard_link}")
-        yield pool.Dask(client)
+        if address := cluster.dashboard(client):
+            driver.say(f"dashboard: {address}")
+        patience = 60 * (chosen.wait_minutes or cluster.WAIT_MINUTES[chosen.kind])
+        yield pool.Dask(client, partial(cluster.workers, client), patience_seconds=patience)
 
 
-def _prepare_worker(models: Sequence[tuple[str, str]]) -> None:
+def _prepare_worker(models: Sequence[tuple[str, str]], device: str, threads: int) -> None:
+    unet.use(device, threads)
     for path, sha256 in models:
         unet.predictor(path, sha256)
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from nucleiflow.errors import RunError, explain
+from nucleiflow.errors import NucleiflowError, RunError, explain
 from nucleiflow.stream import Ended, Reply, Task
 
 STEP_THREADS = 4  # slides that the driver opens, or takes to their next stage, at once
@@ -74,12 +74,18 @@ class Serial:
 
 
 class Dask:
-    """The workers of a Dask client. `patience_seconds`: how long it may have none."""
+    """The workers of a Dask client, as `alive` finds them. It may have none for a while."""
 
     most_open: int | None = None
 
-    def __init__(self, client: Any, patience_seconds: float = 300.0) -> None:
-        self._client, self._patience = client, patience_seconds
+    def __init__(
+        self,
+        client: Any,
+        alive: Callable[[], dict[str, int]],
+        *,
+        patience_seconds: float = 300.0,
+    ) -> None:
+        self._client, self._alive, self._patience = client, alive, patience_seconds
         self._listener: Listener = lambda _: None
         self._flying: dict[int, tuple[Any, str]] = {}
         self._lock = threading.Lock()
@@ -95,7 +101,9 @@ class Dask:
     def workers(self) -> dict[str, int]:
         """Those that the scheduler knows now; bundles on others have died with them."""
         try:
-            known = {str(name): int(count) for name, count in self._client.nthreads().items()}
+            known = self._alive()
+        except NucleiflowError:
+            raise
         except Exception as error:
             raise RunError(
                 "the scheduler does not answer any more: start it and run the same command again, "
@@ -174,9 +182,7 @@ def _failure(future: Any) -> Exception | None:
     """Why a bundle has no reply; None where its worker died."""
     if future.status != "error":
         return None
-    from distributed import KilledWorker
-
     error = future.exception()
-    if isinstance(error, KilledWorker):
+    if type(error).__name__ == "KilledWorker":
         return None
     return error if isinstance(error, Exception) else RunError(explain(error))

@@ -108,6 +108,21 @@ def _tag(path: str) -> str:
     return hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:8]
 
 
+def absolute(path: str) -> str:
+    """The slide's path from the root of the disk; an address stays as it is."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def stamp(path: str) -> int:
+    """Changes when the slide is written anew; 0 for an address. Raises SlideError if it is gone."""
+    if "://" in path:
+        return 0
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError as error:
+        raise SlideError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def fingerprint(path: str) -> dict[str, Any]:
     """A fast identity of an input: size, and sha256 of both ends; for a Zarr, of what it lists."""
     if os.path.isdir(path):

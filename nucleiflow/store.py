@@ -91,8 +91,13 @@ def open_foreign(store: Any) -> Any:
 
 def set_ome(path: Path, attributes: dict[str, Any]) -> None:
     """Create or update the group at `path` with OME attributes, which make it visible."""
+    set_attribute(path, "ome", attributes)
+
+
+def set_attribute(path: Path, name: str, value: Any) -> None:
+    """Create or update the group at `path` with one attribute. Raises StoreError."""
     try:
-        zarr.open_group(str(path), mode="a", zarr_format=3).attrs["ome"] = attributes
+        zarr.open_group(str(path), mode="a", zarr_format=3).attrs[name] = value
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -1,6 +1,7 @@
 """The command line as its users meet it, in this process or in one of its own, and its results."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import os
@@ -12,7 +13,7 @@ from unittest import mock
 
 import zarr
 
-from nucleiflow import batch, cli, cluster, records
+from nucleiflow import batch, cli, pool, records, stream
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 SVS = DATA / "slides" / "CMU-1-Small-Region.svs"
@@ -104,20 +105,27 @@ def looks_finished(out):
     return [*Path(out).rglob("run.json"), *visible]
 
 
-class Watched(cluster.Serial):
-    """The serial runner, which also writes down what it was asked to do."""
+class Watched(pool.Serial):
+    """The serial pool, which also writes down what it was asked to do."""
 
     def __init__(self):
+        super().__init__()
         self.tiles = set()
 
-    def run(self, task, indices):
-        for done in super().run(task, indices):
-            self.tiles.add((task.func.__name__, task.args[1:], done.index))
-            yield done
+    def submit(self, ticket, task, tiles, worker):
+        for tile in tiles:
+            reply = pool.perform(task, (tile,))
+            self.did(task, tile)
+            assert reply.outcomes == ((tile, None),), reply
+        outcomes = tuple((tile, None) for tile in tiles)
+        self._listener(stream.Ended(ticket, dataclasses.replace(reply, outcomes=outcomes)))
+
+    def did(self, task, tile):
+        self.tiles.add((task.func.__name__, task.args[1:], tile))
 
 
 @contextlib.contextmanager
 def driven_by(runner):
-    """Runs in this process go through `runner`."""
+    """Runs in this process go through `runner`, a pool."""
     with mock.patch.object(batch, "_runner", return_value=contextlib.nullcontext(runner)):
         yield runner

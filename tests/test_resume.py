@@ -108,11 +108,10 @@ class Stops(command.Watched):
         super().__init__()
         self._last = task, index
 
-    def run(self, task, indices):
-        for done in super().run(task, indices):
-            yield done
-            if (task.func.__name__, done.index) == self._last:
-                raise KeyboardInterrupt
+    def did(self, task, tile):
+        super().did(task, tile)
+        if (task.func.__name__, tile) == self._last:
+            raise KeyboardInterrupt
 
 
 def test_a_shard_without_its_record_is_not_trusted(undisturbed, small_slide, tmp_path):

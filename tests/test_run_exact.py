@@ -1,5 +1,7 @@
 """Whole runs: the same bytes for any tiling, order and workers, and those of the slide as one."""
 
+from unittest import mock
+
 import command
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import reference
 import tifffile
 from PIL import Image
 
-from nucleiflow import batch, cluster, look, model, normalise, progress, tissue, unet
+from nucleiflow import batch, flow, look, model, normalise, progress, stream, tissue, unet
 from nucleiflow.config import RunConfig
 
 SEAM_PX = 256
@@ -43,14 +45,14 @@ def on_seams(labels):
     return found
 
 
-class Shuffled(cluster.Serial):
+def shuffled(seed):
     """Every stage in an order of its own."""
+    order = np.random.default_rng(seed)
 
-    def __init__(self, seed):
-        self._order = np.random.default_rng(seed)
+    def stage(*, tiles, **facts):
+        return stream.Stage(tiles=order.permutation(list(tiles)).tolist(), **facts)
 
-    def run(self, task, indices):
-        return super().run(task, self._order.permutation(list(indices)).tolist())
+    return mock.patch.object(flow, "Stage", stage)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_labels_do_not_depend_on_the_halo(finished, slide, tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_labels_do_not_depend_on_the_order(seed, finished, slide, tmp_path):
-    with command.driven_by(Shuffled(seed)):
+    with shuffled(seed):
         labels, _ = command.segment(slide, tmp_path, "--tile-px", 256)
     assert command.digest(labels) == command.digest(finished.labels)
 
@@ -97,7 +99,8 @@ def test_one_worker_process_gives_the_same_bytes(finished, slide, tmp_path):
 
 def test_three_worker_processes_give_the_same_bytes(small_slide, tmp_path):
     config, alone, three = RunConfig(tile_px=128), tmp_path / "0", tmp_path / "3"
-    outcome = batch.run([str(small_slide)], three, config, workers=3, progress=progress.Quiet())
+    wanted, local = batch.slides([str(small_slide)], config), batch.local(3)
+    outcome = batch.run(wanted, three, cluster=local, progress=progress.Quiet())
     assert outcome.exit_code == 0
     assert len(outcome.peak_bytes) == 3, "not every worker was at work"
     labels, _ = command.segment(small_slide, alone, "--tile-px", 512)

@@ -6,6 +6,7 @@ finish, and the driver's memory as the batch goes on.
 
 import argparse
 import time
+from functools import partial
 
 import psutil
 
@@ -69,7 +70,7 @@ def main():
     ) as client:
         print("       s   slides        tasks  tasks/s  driver MB")
         began = time.monotonic()
-        stream = Stream(pool.Dask(client), Failure(), watch)
+        stream = Stream(pool.Dask(client, partial(cluster.workers, client)), Failure(), watch)
         stream.run(states, iter([lambda: slide(chosen.tiles)] * chosen.slides))
         spent = time.monotonic() - began
     tiles, need = chosen.slides * chosen.tiles, GPUS * GPU_MEGAPIXELS_PER_SECOND / TILE_MEGAPIXELS
