@@ -51,15 +51,18 @@ def nucleiflow(*arguments):
     return Result(code, out.getvalue(), err.getvalue())
 
 
-def start(*arguments):
+def start(*arguments, environment=None):
     """The command in a process group of its own."""
+    inherited = {
+        name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "nucleiflow.cli", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"},
+        env=inherited | (environment or {}),
     )
 
 
