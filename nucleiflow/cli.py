@@ -320,6 +320,33 @@ def _rehearse(loaded: Any, switches: Any, *, json: bool) -> None:
         raise typer.Exit(2)
 
 
+@app.command("rerun")
+def rerun_command(
+    run_json: Annotated[Path, typer.Argument(help="run.json of a finished slide.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the second run.")],
+    workers: Workers = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Run a slide again as its run.json tells, and compare the labels.
+
+    Exit code: 0 they are equal, 1 they differ or the run failed, 2 slide or model are others.
+    """
+    from nucleiflow import batch, progress, rerun
+
+    shown = progress.choose(quiet=quiet)
+    try:
+        found = rerun.rerun(run_json, out, cluster=batch.local(workers), progress=shown)
+    finally:
+        shown.close()
+    if json:
+        _print_json(found.as_json())
+    else:
+        typer.echo(found.text())
+    if not found.equal:
+        raise typer.Exit(1)
+
+
 @app.command("info")
 def info_command(slides: Slides, json: Json = False) -> None:
     """Say what slides are: format, levels, channels, µm per pixel and where that comes from."""
@@ -555,9 +582,9 @@ def _config(**chosen: Any) -> Any:
     try:
         return RunConfig(**chosen)
     except ValidationError as error:
-        first = error.errors()[0]
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
-        raise ConfigError(f"{flag} is {first['input']}: {first['msg']}") from None
+        from nucleiflow import complaint, jobfile
+
+        raise ConfigError(complaint.line(error, jobfile.flag)) from None
 
 
 def _print_json(content: dict[str, Any]) -> None:
