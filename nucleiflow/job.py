@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from nucleiflow import pyramid
 from nucleiflow.errors import RunError
 from nucleiflow.model import Model
 from nucleiflow.normalise import Normalisation
+from nucleiflow.place import Place
 from nucleiflow.plan import Grid
 from nucleiflow.resolution import Resolution
 from nucleiflow.settings import Postprocessing
@@ -45,7 +45,7 @@ class Job:
     slide: str
     resolution: Resolution
     name: str
-    folder: Path
+    folder: Place
     grid: Grid
     model: Model
     channels: tuple[str, ...]
@@ -75,38 +75,38 @@ class Job:
         return Grid(height, width, self.grid.tile_px, self.grid.reach)
 
     @property
-    def store(self) -> Path:
+    def store(self) -> Place:
         return self.folder / f"{self.name}.ome.zarr"
 
     @property
-    def labels(self) -> Path:
+    def labels(self) -> Place:
         return self.store / "labels" / "nuclei"
 
     @property
-    def work(self) -> Path:
+    def work(self) -> Place:
         return self.folder / "work"
 
     @property
-    def foreground(self) -> Path:
+    def foreground(self) -> Place:
         return self.work / "foreground.zarr"
 
     @property
-    def seeds(self) -> Path:
+    def seeds(self) -> Place:
         return self.work / "seeds.zarr"
 
     @property
-    def tissue(self) -> Path:
+    def tissue(self) -> Place:
         return self.work / "tissue.npz"
 
     @property
-    def run_json(self) -> Path:
+    def run_json(self) -> Place:
         return self.folder / "run.json"
 
-    def records(self, stage: str) -> Path:
+    def records(self, stage: str) -> Place:
         return self.work / "records" / stage
 
-    def record(self, stage: str, index: int) -> Path:
+    def record(self, stage: str, index: int) -> Place:
         return self.records(stage) / f"{index}.npz"
 
-    def holes_folder(self, stage: str) -> Path:
+    def holes_folder(self, stage: str) -> Place:
         return self.work / "holes" / stage

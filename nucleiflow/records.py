@@ -1,72 +1,190 @@
-"""Small facts of a run on disk: one file each, written whole or not at all."""
+"""Small facts of a run: one file or object each, written whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
-import threading
-from collections.abc import Mapping
+import secrets
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleiflow import objects
 from nucleiflow.errors import StoreError
+from nucleiflow.place import Place
 
 
-def put(path: Path, content: bytes) -> None:
+def put(place: Place, content: bytes) -> None:
     """Write a file so that it is there whole or not at all. Raises StoreError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    if not isinstance(place, Path):
+        objects.put(place, content)
+        return
+    with _draft(place, content) as draft:
+        draft.replace(place)
+
+
+def create(place: Place, content: bytes) -> bool:
+    """`put` if there is nothing yet, in one step: of many who try, one is told True.
+
+    In an object store the one may be told False if the network failed: see `objects.create`.
+    Raises StoreError.
+    """
+    if not isinstance(place, Path):
+        return objects.create(place, content)
+    with _draft(place, content) as draft:
+        try:
+            os.link(draft, place)
+        except FileExistsError:
+            return False
+        except OSError:  # no hard links on this disk
+            return _exclusively(place, content)
+        return True
+
+
+def _exclusively(path: Path, content: bytes) -> bool:
+    try:
+        with path.open("xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _draft(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside `path` with the content, which is gone afterwards. Raises StoreError."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(content)
-        draft.replace(path)
+        yield draft
     except OSError as error:
-        if draft.exists():
+        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
             draft.unlink()
-        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def put_json(path: Path, content: Mapping[str, Any]) -> None:
-    put(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def get_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None if there is no file. Raises StoreError if it is damaged."""
+def get(place: Place) -> bytes | None:
+    """The content of a file, None if there is none. Raises StoreError."""
+    if not isinstance(place, Path):
+        return objects.get(place)
     try:
-        content = json.loads(path.read_bytes())
+        return place.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} is damaged ({error}): start again with --restart") from error
+    except OSError as error:
+        raise StoreError(f"{place} cannot be read: {error.strerror or error}") from error
+
+
+def put_json(place: Place, content: Mapping[str, Any]) -> None:
+    put(place, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def get_json(place: Place) -> dict[str, Any] | None:
+    """The object in a JSON file, None if there is no file. Raises StoreError if it is damaged."""
+    packed = get(place)
+    if packed is None:
+        return None
+    try:
+        content = json.loads(packed)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{place} is damaged ({error}): start again with --restart") from error
     if not isinstance(content, dict):
-        raise StoreError(f"{path} is damaged: start again with --restart")
+        raise StoreError(f"{place} is damaged: start again with --restart")
     return content
 
 
-def put_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def put_arrays(place: Place, arrays: Mapping[str, NDArray[Any]]) -> None:
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
-    put(path, packed.getvalue())
+    put(place, packed.getvalue())
 
 
-def get_arrays(path: Path) -> dict[str, NDArray[Any]] | None:
-    """Arrays by name, None if there is no file."""
-    try:
-        with np.load(path, allow_pickle=False) as packed:
-            return {name: packed[name] for name in packed.files}
-    except FileNotFoundError:
+def get_arrays(place: Place) -> dict[str, NDArray[Any]] | None:
+    """Arrays by name, None if there is no file. Raises StoreError if it is damaged."""
+    content = get(place)
+    if content is None:
         return None
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{path} is damaged ({error}): start again with --restart") from error
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as packed:
+            return {name: packed[name] for name in packed.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise StoreError(f"{place} is damaged ({error}): start again with --restart") from error
 
 
-def done(folder: Path) -> set[int]:
+def exists(place: Place) -> bool:
+    """True if there is a file or an object; a folder is none. Raises StoreError."""
+    if not isinstance(place, Path):
+        return objects.head(place) is not None
+    try:
+        return place.is_file()
+    except OSError as error:
+        raise StoreError(f"{place} cannot be read: {error.strerror or error}") from error
+
+
+def stamp(place: Place) -> int | str:
+    """Another number or text whenever the content is another. Raises StoreError if it is gone."""
+    if not isinstance(place, Path):
+        found = objects.head(place)
+        if found is None:
+            raise StoreError(f"{place} is gone: start again with --restart")
+        return found.tag
+    try:
+        return place.stat().st_mtime_ns
+    except FileNotFoundError:
+        raise StoreError(f"{place} is gone: start again with --restart") from None
+    except OSError as error:
+        raise StoreError(f"{place} cannot be read: {error.strerror or error}") from error
+
+
+def names(folder: Place) -> list[str]:
+    """Names of files and folders directly in a folder, sorted, hidden ones left out.
+
+    Empty if there is no such folder. Raises StoreError.
+    """
+    if not isinstance(folder, Path):
+        entries, folders = objects.children(folder)
+        found = {*(one.name for one in entries), *folders}
+    else:
+        try:
+            found = set(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be read: {error.strerror or error}") from error
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def done(folder: Place) -> set[int]:
     """Numbers of the tiles that have a record in a folder."""
-    if not folder.is_dir():
-        return set()
-    return {
-        int(name[:-4]) for name in os.listdir(folder) if name.endswith(".npz") and name[0] != "."
-    }
+    return {int(name[:-4]) for name in names(folder) if name.endswith(".npz")}
+
+
+def remove(place: Place) -> None:
+    """Delete a file or an object; none is fine. Raises StoreError."""
+    if not isinstance(place, Path):
+        return objects.remove(place)
+    try:
+        place.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{place} cannot be removed: {error.strerror or error}") from error
+
+
+def remove_tree(place: Place) -> None:
+    """Delete a folder and all in it; none is fine. Raises StoreError."""
+    if not isinstance(place, Path):
+        return objects.remove_tree(place)
+    try:
+        if place.exists():
+            shutil.rmtree(place)
+    except OSError as error:
+        raise StoreError(f"{place} cannot be removed: {error.strerror or error}") from error

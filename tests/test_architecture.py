@@ -13,17 +13,18 @@ import nucleiflow
 PACKAGE = Path(nucleiflow.__file__).parent
 ROOT = PACKAGE.parent
 LAYERS = (
-    "__init__ errors box complaint config snapshot",
+    "__init__ errors box complaint config snapshot place credentials",
     "slide receptive plan normalise stain tissue seeds merge grow pyramid augment metrics overlay "
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage manifest plainyaml roster",
-    "records tiff picture store unet gpus slurm progress fetch",
+    "objects records",
+    "tiff picture store unet gpus slurm progress fetch",
     "source cluster tasks look flow batch forecast show showcase train classic layouts dataset "
-    "evaluate describe weakspots jobfile",
+    "evaluate describe weakspots lock status jobfile",
     "cli __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
-FRIENDS_ALLOWED = {0, 1, 3}  # layers whose modules may import each other
+FRIENDS_ALLOWED = {0, 1, 2, 4}  # layers whose modules may import each other
 DOORS = {
     "tensorflow": {"unet", "train"},
     "keras": {"unet", "train"},
@@ -32,6 +33,7 @@ DOORS = {
     "dask_jobqueue": {"slurm"},
     "pynvml": {"gpus"},
     "zarr": {"store"},
+    "obstore": {"objects"},
     "tifffile": {"tiff"},
     "PIL": {"picture"},
     "rich": {"progress"},
@@ -39,12 +41,12 @@ DOORS = {
     "click": {"cli"},
 }
 # imported inside functions only
-LATE = {"tensorflow", "keras", "dask", "distributed", "dask_jobqueue", "pynvml"}
+LATE = {"tensorflow", "keras", "dask", "distributed", "dask_jobqueue", "pynvml", "obstore"}
 SCIENCE = {"scipy", "skimage"}  # for layer 1, where arrays go in and out, and the data set
 MODULES = sorted(PACKAGE.glob("*.py"))
 TREES = {path.stem: ast.parse(path.read_text()) for path in MODULES}
 COMMANDS = (
-    *("run", "submit", "info", "plan", "overlay"),
+    *("run", "submit", "status", "info", "plan", "overlay"),
     *("train", "evaluate", "fetch", "model", "demo"),
 )
 MACHINE_PATH = re.compile(r"(?<![\w.<>)}\]*$~-])/(?:home|Users|root|work|scratch)/\w")
