@@ -347,6 +347,34 @@ def rerun_command(
         raise typer.Exit(1)
 
 
+@app.command("status")
+def status_command(
+    out: Annotated[str, typer.Argument(help="Folder that was --out of a run: a path or s3://…")],
+    watch: Annotated[bool, typer.Option("--watch", help="Look until the run has ended.")] = False,
+    json: Json = False,
+) -> None:
+    """Say how far a run is: what is done, running and failed, how fast, and how long it will take.
+
+    Exit code: 0 running or all done, 3 slides failed or have holes, 1 stopped before the end,
+    2 no run there.
+    """
+    from nucleiflow import place, progress, status
+
+    if watch and json:
+        raise ConfigError("--watch is for people, --json for programs: leave one of them out")
+    where, say = place.of(out), progress.Lines().say
+    if watch:
+        last = progress.redraw(status.follow(where, say=say), status.Report.text)
+    else:
+        last = status.look(where, say=say)
+        if json:
+            _print_json(last.as_json())
+        else:
+            typer.echo(last.text())
+    if last.exit_code:
+        raise typer.Exit(last.exit_code)
+
+
 @app.command("info")
 def info_command(slides: Slides, json: Json = False) -> None:
     """Say what slides are: format, levels, channels, µm per pixel and where that comes from."""

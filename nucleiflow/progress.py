@@ -1,24 +1,33 @@
-"""How far a run is -> a bar on a terminal, plain lines elsewhere, or silence."""
+"""How far a batch is -> lines that move on a terminal, plain lines elsewhere, or silence."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from typing import Protocol
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from nucleiflow.estimate import clock
+from nucleiflow.snapshot import SlideState, Snapshot
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+T = TypeVar("T")
 LINE_SECONDS = 10.0
+MOST_RUNNING = 4  # slides shown below the bar
+NAME_CELLS = 36
+HARMFUL = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, invisible, not a character, ends of lines
 
 
 class Progress(Protocol):
-    """Told of each stage and each finished tile."""
+    """Told what is worth a line, and several times a second how far the batch is."""
 
     def say(self, text: str) -> None: ...
-    def stage(
-        self, slide: str, name: str, done: int, total: int, tile_megapixels: float
-    ) -> None: ...
-    def tile(self) -> None: ...
+    def show(self, now: Snapshot) -> None: ...
     def close(self) -> None: ...
 
 
@@ -26,93 +35,227 @@ class Quiet:
     """Says nothing."""
 
     def say(self, text: str) -> None: ...
-    def stage(
-        self, slide: str, name: str, done: int, total: int, tile_megapixels: float
-    ) -> None: ...
-    def tile(self) -> None: ...
+    def show(self, now: Snapshot) -> None: ...
     def close(self) -> None: ...
 
 
 class Lines:
-    """A line when a stage begins to last, and every ten seconds, to standard error."""
+    """A line every ten seconds, to standard error."""
 
     def __init__(self) -> None:
-        self._label, self._done, self._first, self._total, self._size = "", 0, 0, 0, 0.0
-        self._began = self._told = time.monotonic()
+        self._told = time.monotonic()
 
     def say(self, text: str) -> None:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{_lines(text)}\n")
         sys.stderr.flush()
 
-    def stage(self, slide: str, name: str, done: int, total: int, tile_megapixels: float) -> None:
-        self._label, self._done, self._first = f"{slide}  {name}", done, done
-        self._total, self._size = total, tile_megapixels
-        self._began = self._told = time.monotonic()
-
-    def tile(self) -> None:
-        self._done += 1
-        now = time.monotonic()
-        if now - self._told >= LINE_SECONDS:
-            self._told = now
-            rate = (self._done - self._first) / (now - self._began)
-            left = (self._total - self._done) / rate
-            self.say(
-                f"{self._label}  {self._done}/{self._total} tiles  "
-                f"{rate * self._size:.2f} MP/s  {clock(left)} left"
-            )
+    def show(self, now: Snapshot) -> None:
+        moment = time.monotonic()
+        if moment - self._told >= LINE_SECONDS and _running(now):
+            self._told = moment
+            self.say(line(now))
 
     def close(self) -> None: ...
 
 
 class Bar:
-    """A bar with the stage, tiles, MP/s and time left, on standard error."""
+    """The batch and the slides that are being worked on, redrawn in place on standard error."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            SpinnerColumn,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        from rich.live import Live
+        from rich.spinner import Spinner
 
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.fields[slide]}", markup=False),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("tiles  {task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=Console(stderr=True),
+        self._spinner = Spinner("dots", style="cyan")
+        self._live = Live(
+            Spinner("dots", "starting", style="cyan"),
+            console=Console(stderr=True, highlight=False),
+            transient=True,
+            redirect_stdout=False,
+            refresh_per_second=10,
         )
-        self._task = self._bar.add_task("starting", total=None, slide="", rate="")
-        self._size, self._first, self._began = 0.0, 0, time.monotonic()
-        self._bar.start()
+        self._live.start()
 
     def say(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, highlight=False)
+        self._live.console.print(_lines(text), markup=False, soft_wrap=True)
 
-    def stage(self, slide: str, name: str, done: int, total: int, tile_megapixels: float) -> None:
-        self._size, self._first, self._began = tile_megapixels, done, time.monotonic()
-        self._bar.reset(self._task, total=total, completed=done, slide=slide, rate="")
-        self._bar.update(self._task, description=name)
-
-    def tile(self) -> None:
-        task = self._bar.tasks[0]
-        spent = max(time.monotonic() - self._began, 1e-6)
-        rate = (task.completed + 1 - self._first) * self._size / spent
-        self._bar.update(self._task, advance=1, rate=f"{rate:.2f} MP/s")
+    def show(self, now: Snapshot) -> None:
+        running = _running(now)
+        if len(now.slides) == 1 and running:
+            self._live.update(self._one(now, running[0]))
+        elif len(now.slides) > 1:
+            self._live.update(self._many(now, running))
 
     def close(self) -> None:
-        self._bar.update(self._task, visible=False)
-        self._bar.stop()
+        self._live.stop()
+
+    def _one(self, now: Snapshot, slide: SlideState) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        table = _grid(bar=3)
+        table.add_row(
+            self._spinner,
+            Text(short(slide.name)),
+            Text(plain(slide.stage), style="bold"),
+            ProgressBar(total=max(slide.tiles, 1), completed=slide.tiles_done),
+            Text(_told(_tiles(slide), *_pace(now))),
+        )
+        return table
+
+    def _many(self, now: Snapshot, running: Sequence[SlideState]) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        batch = _grid(bar=1)
+        batch.add_row(
+            self._spinner,
+            ProgressBar(total=1.0, completed=now.fraction),
+            Text(_told(_percent(now), *_counts(now), *_pace(now))),
+        )
+        slides = _grid(bar=3)
+        for slide in running[:MOST_RUNNING]:
+            slides.add_row(
+                Text(" "),
+                Text(short(slide.name)),
+                Text(plain(slide.stage), style="bold"),
+                ProgressBar(total=max(slide.tiles, 1), completed=slide.tiles_done),
+                Text(_tiles(slide), justify="right"),
+            )
+        more = len(running) - MOST_RUNNING
+        if more > 0:
+            slides.add_row(Text(" "), Text(f"… and {more:,} more", style="dim"))
+        whole = Table.grid(expand=True)
+        whole.add_row(batch)
+        whole.add_row(slides)
+        return whole
 
 
 def choose(*, quiet: bool) -> Progress:
     if quiet:
         return Quiet()
     return Bar() if sys.stderr.isatty() else Lines()
+
+
+def redraw(looks: Iterable[T], text: Callable[[T], str]) -> T:
+    """Print looks at something to standard output, on a terminal each over the one before.
+
+    Ctrl-C ends it as the last look does; returns the last one.
+    """
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    shown: list[T] = []
+    console = Console(highlight=False, soft_wrap=True)
+    live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
+    with contextlib.suppress(KeyboardInterrupt), live if console.is_terminal else nullcontext():
+        for look in looks:
+            shown[:] = [look]
+            if console.is_terminal:
+                live.update(Text(text(look)), refresh=True)
+            else:
+                sys.stdout.write(f"{text(look)}\n\n")
+                sys.stdout.flush()
+    if not shown:
+        raise KeyboardInterrupt
+    return shown[0]
+
+
+def line(now: Snapshot) -> str:
+    """A batch in one line; one slide with its stage.
+
+    >>> line(Snapshot([SlideState("a", "a.svs", "running", "segment", 3, 12)]))
+    'a  segment  3/12 tiles'
+    """
+    running = _running(now)
+    if len(now.slides) == 1 and running:
+        slide = running[0]
+        return _told(short(slide.name), plain(slide.stage), _tiles(slide), *_pace(now))
+    return _told(*_counts(now), _percent(now), *_pace(now))
+
+
+def plain(text: str) -> str:
+    r"""One line that cannot move the cursor, colour the terminal or hide its end.
+
+    >>> plain("a\x1b[31m\nb")
+    'a�[31m�b'
+    """
+    return "".join("�" if unicodedata.category(sign) in HARMFUL else sign for sign in text)
+
+
+def short(text: str, cells: int = NAME_CELLS) -> str:
+    """A plain text of no more than `cells` columns of a terminal.
+
+    >>> short("a name that is long", 10)
+    'a name th…'
+    """
+    from rich.cells import cell_len, set_cell_size
+
+    text = plain(text)
+    return text if cell_len(text) <= cells else set_cell_size(text, cells - 1) + "…"
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of plain texts, one under the other; the last column is not padded.
+
+    >>> columns([["a", "b"], ["long", "c"]])
+    ['a     b', 'long  c']
+    """
+    from rich.cells import cell_len, set_cell_size
+
+    widths = [
+        max(map(cell_len, column)) for column in zip(*(row[:-1] for row in rows), strict=True)
+    ]
+    return ["  ".join([*map(set_cell_size, row[:-1], widths), row[-1]]).rstrip() for row in rows]
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def _running(now: Snapshot) -> list[SlideState]:
+    return [slide for slide in now.slides if slide.state == "running"]
+
+
+def _tiles(slide: SlideState) -> str:
+    return f"{slide.tiles_done:,}/{slide.tiles:,} tiles" if slide.tiles else ""
+
+
+def _counts(now: Snapshot) -> list[str]:
+    failed = now.count("failed")
+    return [
+        f"{now.count('done'):,}/{len(now.slides):,} slides",
+        f"{failed:,} failed" if failed else "",
+    ]
+
+
+def _percent(now: Snapshot) -> str:
+    return f"{int(100 * now.fraction):2} %"
+
+
+def _pace(now: Snapshot) -> list[str]:
+    """Megapixels per second and time left, where they are known."""
+    rate, left = now.megapixels_per_second, now.seconds_left
+    return [
+        f"{rate:,.2f} MP/s" if rate else "",
+        "" if left is None else f"{clock(left)} left",
+    ]
+
+
+def _told(*parts: str) -> str:
+    return "  ".join(part for part in parts if part)
+
+
+def _grid(*, bar: int) -> Table:
+    """A row of texts that do not wrap, and a bar that takes what is left."""
+    from rich.table import Table
+
+    table = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    for column in range(bar + 2):
+        if column == bar:
+            table.add_column(ratio=1, min_width=8)
+        else:
+            table.add_column(no_wrap=True, overflow="ellipsis")
+    return table

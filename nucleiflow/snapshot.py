@@ -19,7 +19,9 @@ STAGE_SHARE = {  # of a slide's time, roughly: what comes before a stage, and it
 
 @dataclass
 class SlideState:
-    """One slide. `tiles` and `tiles_done` are of its stage; `seconds` since it was begun."""
+    """One slide. `tiles` and `tiles_done` are of its stage; `seconds` since it was begun; `before`
+    is the part of it that was done when this process came to it.
+    """
 
     name: str
     slide: str
@@ -34,6 +36,13 @@ class SlideState:
     reason: str | None = None
     exit_code: int = 0
     again: bool = False
+    before: float = 0.0
+
+    def begin(self, stage: str, tiles_done: int, tiles: int) -> None:
+        """A stage of `tiles` begins, of which an earlier process did `tiles_done`."""
+        self.stage, self.tiles_done, self.tiles = stage, tiles_done, tiles
+        _, share = STAGE_SHARE.get(stage, (0.0, 0.0))
+        self.before = min(self.before + share * tiles_done / max(tiles, 1), self.fraction)
 
     @property
     def fraction(self) -> float:
@@ -41,13 +50,14 @@ class SlideState:
         if self.state in ("done", "failed"):
             return 1.0
         before, share = STAGE_SHARE.get(self.stage, (0.0, 0.0))
-        return before + share * self.tiles_done / max(self.tiles, 1)
+        return before + share * min(self.tiles_done / max(self.tiles, 1), 1.0)
 
 
 @dataclass
 class Snapshot:
     """A batch at one moment. `megapixels_done` are of slides segmented by this process,
-    `elapsed` its seconds so far; `workers` are those connected now."""
+    `elapsed` its seconds so far; `workers` are those connected now.
+    """
 
     slides: list[SlideState] = field(default_factory=list)
     elapsed: float = 0.0
@@ -62,8 +72,10 @@ class Snapshot:
 
     @property
     def fraction(self) -> float:
-        """Part of the batch that is done, each slide counted alike."""
-        return sum(one.fraction for one in self.slides) / max(len(self.slides), 1)
+        """Part of the batch that is done, by the size of the slides."""
+        size = self._typical
+        whole = sum(one.megapixels or size for one in self.slides)
+        return sum((one.megapixels or size) * one.fraction for one in self.slides) / (whole or 1.0)
 
     @property
     def megapixels_per_second(self) -> float:
@@ -71,8 +83,18 @@ class Snapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """Time left at the pace so far; None before there is one."""
-        gained = self.fraction - self.fraction_at_start
-        if gained <= 0 or self.elapsed <= 0:
-            return None
-        return self.elapsed * (1 - self.fraction) / gained
+        """Time left at the pace so far; None before there is one.
+
+        Slides that failed, or were done before, say nothing about the pace.
+        """
+        worked = [one for one in self.slides if one.state != "failed" and not one.again]
+        size = self._typical
+        done = sum((one.megapixels or size) * (one.fraction - one.before) for one in worked)
+        left = sum((one.megapixels or size) * (1 - one.fraction) for one in worked)
+        return self.elapsed * left / done if done > 0 and self.elapsed > 0 else None
+
+    @property
+    def _typical(self) -> float:
+        """Megapixels of a slide that was not looked at yet: the mean of the others."""
+        known = [one.megapixels for one in self.slides if one.megapixels > 0]
+        return sum(known) / len(known) if known else 1.0
