@@ -625,17 +625,24 @@ def test_the_script_goes_on_after_anything_else(script, tmp_path, code):
     left, _ = ended(script(CODE=code, FRACTION=0.25, NUCLEIFLOW_IDLE=2))
     (submitted,) = lines(tmp_path / "submitted")
     assert left == 0
-    assert submitted.startswith("--dependency=afterany:77 --export=ALL,NUCLEIFLOW_IDLE=0 ")
+    assert submitted.startswith(
+        "--dependency=afterany:77 --export=ALL,NUCLEIFLOW_IDLE=0,NUCLEIFLOW_BEST=0.25 "
+    )
     assert submitted.endswith("submit.sbatch")
 
 
 def test_the_script_gives_up_when_nothing_comes_of_it(script, tmp_path):
-    (tmp_path / "fraction").write_text("0.25")
+    state = {"NUCLEIFLOW_BEST": 0.25}
+    assert ended(script(CODE=1, FRACTION=0.25, **state))[0] == 0
+    assert ended(script(CODE=1, FRACTION=0.1, NUCLEIFLOW_IDLE=1, **state))[0] == 0
+    assert ended(script(CODE=1, FRACTION=0.2, NUCLEIFLOW_IDLE=2, **state))[0] == 1
+    told = [line.split()[1].removeprefix("--export=ALL,") for line in lines(tmp_path / "submitted")]
+    assert told == [f"NUCLEIFLOW_IDLE={idle},NUCLEIFLOW_BEST=0.25" for idle in (1, 2)]
+
+
+def test_a_run_that_never_began_counts_as_nothing_done(script, tmp_path):
     assert ended(script(CODE=1))[0] == 0
-    assert ended(script(CODE=1, NUCLEIFLOW_IDLE=1))[0] == 0
-    assert ended(script(CODE=1, NUCLEIFLOW_IDLE=2))[0] == 1
-    told = [line.split()[1] for line in lines(tmp_path / "submitted")]
-    assert told == ["--export=ALL,NUCLEIFLOW_IDLE=1", "--export=ALL,NUCLEIFLOW_IDLE=2"]
+    assert "NUCLEIFLOW_IDLE=1,NUCLEIFLOW_BEST=0 " in lines(tmp_path / "submitted")[0]
 
 
 def test_the_script_says_so_when_it_cannot_go_on(script):
