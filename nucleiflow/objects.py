@@ -110,16 +110,16 @@ NO_KEYS = "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or A
 
 @contextlib.contextmanager
 def reported(place: ObjectPath) -> Iterator[None]:
-    """Whatever an object store raises becomes a StoreError of one line, without credentials.
+    """What an object store raises becomes a StoreError of one line, without credentials.
 
     The cause is cut off: its text may quote an answer with the session's token in it.
     """
     try:
         yield
-    except NucleiflowError:
-        raise
     except Exception as error:
-        raise failure(place, error) from None
+        if isinstance(error, OSError) or type(error).__module__.startswith("obstore"):
+            raise failure(place, error) from None
+        raise
 
 
 def failure(place: ObjectPath, error: BaseException) -> StoreError:

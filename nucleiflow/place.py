@@ -70,13 +70,13 @@ class ObjectPath:
 Place = Path | ObjectPath
 
 
-def of(text: str | Path) -> Place:
+def of(text: str | Place) -> Place:
     """Where a path or a URL leads. Raises ConfigError, one line, for what cannot be a place.
 
     >>> of("slides/a.svs"), of("file:///data/a%20b.svs"), str(of("s3://bucket//out/"))
     (PosixPath('slides/a.svs'), PosixPath('/data/a b.svs'), 's3://bucket/out')
     """
-    if isinstance(text, Path):
+    if not isinstance(text, str):
         return text
     found = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
     if found is None:

@@ -123,10 +123,16 @@ def get_arrays(place: Place) -> dict[str, NDArray[Any]] | None:
 
 def exists(place: Place) -> bool:
     """True if there is a file or an object; a folder is none. Raises StoreError."""
+    return size(place) is not None
+
+
+def size(place: Place) -> int | None:
+    """Bytes of a file or an object, None if there is none. Raises StoreError."""
     if not isinstance(place, Path):
-        return objects.head(place) is not None
+        found = objects.head(place)
+        return None if found is None else found.size
     try:
-        return place.is_file()
+        return place.stat().st_size if place.is_file() else None
     except OSError as error:
         raise StoreError(f"{place} cannot be read: {error.strerror or error}") from error
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import shutil
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,18 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore, ObjectStore, StorePath
 
-from nucleiflow import ngff
+from nucleiflow import ngff, objects, records
 from nucleiflow.box import Box
 from nucleiflow.errors import SlideError, StoreError
+from nucleiflow.objects import UnreachableError
+from nucleiflow.place import Place, of
 from nucleiflow.slide import Level, Slide, sane_mpp
 
 CHUNK_PX = 512
 MAX_METADATA_BYTES = 1 << 24
+TRUSTED_SECONDS = 1.0  # an array that is read is not looked up again for
 
 
 def chunk_px(tile_px: int) -> int:
@@ -28,60 +34,94 @@ def chunk_px(tile_px: int) -> int:
     return max(size for size in range(1, CHUNK_PX + 1) if tile_px % size == 0)
 
 
-def create_array(path: Path, shape: Sequence[int], dtype: Any, *, tile_px: int, axes: str) -> None:
+def create_array(
+    place: Place, shape: Sequence[int], dtype: Any, *, tile_px: int, axes: str
+) -> None:
     """An empty array whose shards are whole tiles, so that two tiles never write one object.
 
     Raises StoreError when it cannot be written.
     """
     chunk = chunk_px(tile_px)
     lead = tuple(shape[:-2])
+    described: dict[str, Any] = {}  # made in memory: zarr would make groups of all folders above
+    zarr.create_array(
+        store=MemoryStore(described),
+        shape=tuple(shape),
+        dtype=dtype,
+        chunks=(*lead, chunk, chunk),
+        shards=(*lead, tile_px, tile_px),
+        compressors=ZstdCodec(level=1 if "c" in axes else 3),
+        dimension_names=list(axes),
+        fill_value=0,
+    )
+    remove(place)
+    records.put(place / "zarr.json", described["zarr.json"].to_bytes())
+
+
+def _zarr(place: Place) -> Any:
+    """A place as zarr takes it."""
+    if isinstance(place, Path):
+        return str(place)
+    return StorePath(ObjectStore(objects.client(place)), place.key)
+
+
+@contextlib.contextmanager
+def _reported(place: Place, done: str) -> Iterator[None]:
+    """What a disk or an object store refuses becomes a StoreError of one line."""
+    if not isinstance(place, Path):
+        with objects.reported(place):
+            yield
+        return
     try:
-        zarr.create_array(
-            store=str(path),
-            shape=tuple(shape),
-            dtype=dtype,
-            chunks=(*lead, chunk, chunk),
-            shards=(*lead, tile_px, tile_px),
-            compressors=ZstdCodec(level=1 if "c" in axes else 3),
-            dimension_names=list(axes),
-            fill_value=0,
-            overwrite=True,
-        )
+        yield
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise StoreError(f"{place} cannot be {done}: {error.strerror or error}") from error
 
 
 @functools.lru_cache(maxsize=64)
-def _open(path: str, _stamp: int) -> Any:
-    return zarr.open_array(path, mode="r+")
+def _open(place: Place, _stamp: int | str) -> Any:
+    return zarr.open_array(_zarr(place), mode="r+")
 
 
-def _array(path: Path) -> Any:
-    """The array of a path, opened once per process; made anew, it is opened anew."""
-    return _open(str(path), (path / "zarr.json").stat().st_mtime_ns)
+_stamps: dict[Place, tuple[float, int | str]] = {}
+
+
+def _array(place: Place, *, trusted_seconds: float) -> Any:
+    """The array of a place, opened once per process; made anew, it is opened anew.
+
+    In an object store it costs a request to see whether it was, and reads do without for a second.
+    """
+    now = time.monotonic()
+    seen, stamp = _stamps.get(place, (-math.inf, 0))
+    if now - seen > trusted_seconds or isinstance(place, Path):
+        stamp = records.stamp(place / "zarr.json")
+        _stamps[place] = now, stamp
+    return _open(place, stamp)
 
 
 def forget() -> None:
     """Close what this process holds open."""
     _open.cache_clear()
+    _stamps.clear()
 
 
-def read(path: Path, box: Box) -> NDArray[Any]:
-    """Pixels (..., h, w) of a box."""
-    return np.asarray(_array(path)[(..., *box.slices())])
+def read(place: Place, box: Box) -> NDArray[Any]:
+    """Pixels (..., h, w) of a box. Raises StoreError."""
+    with _reported(place, "read"):
+        return np.asarray(_array(place, trusted_seconds=TRUSTED_SECONDS)[(..., *box.slices())])
 
 
-def write(path: Path, box: Box, pixels: NDArray[Any]) -> None:
+def write(place: Place, box: Box, pixels: NDArray[Any]) -> None:
     """Write pixels (..., h, w) of whole shards. Raises StoreError when the disk refuses."""
-    try:
-        _array(path)[(..., *box.slices())] = pixels
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    with _reported(place, "written"):
+        _array(place, trusted_seconds=0)[(..., *box.slices())] = pixels
 
 
-def open_readonly(path: Path | str) -> Any:
-    """A lazy array, for users and tests."""
-    return zarr.open_array(str(path), mode="r")
+def open_readonly(place: Place | str) -> Any:
+    """A lazy array, for users and tests. Raises StoreError."""
+    found = of(place)
+    with _reported(found, "read"):
+        return zarr.open_array(_zarr(found), mode="r")
 
 
 def open_foreign(store: Any) -> Any:
@@ -89,54 +129,52 @@ def open_foreign(store: Any) -> Any:
     return zarr.open_array(store, mode="r")
 
 
-def set_ome(path: Path, attributes: dict[str, Any]) -> None:
-    """Create or update the group at `path` with OME attributes, which make it visible."""
-    set_attribute(path, "ome", attributes)
+def set_ome(place: Place, attributes: dict[str, Any]) -> None:
+    """Create or update the group at a place with OME attributes, which make it visible."""
+    set_attribute(place, "ome", attributes)
 
 
-def set_attribute(path: Path, name: str, value: Any) -> None:
-    """Create or update the group at `path` with one attribute. Raises StoreError."""
-    try:
-        zarr.open_group(str(path), mode="a", zarr_format=3).attrs[name] = value
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+def set_attribute(place: Place, name: str, value: Any) -> None:
+    """Create or update the group at a place with one attribute. Raises StoreError."""
+    group = {
+        "zarr_format": 3,
+        "node_type": "group",
+        **(records.get_json(place / "zarr.json") or {}),
+    }
+    attributes = {**group.get("attributes", {}), name: value}
+    records.put_json(place / "zarr.json", {**group, "attributes": attributes})
 
 
-def get_ome(path: Path) -> dict[str, Any]:
-    """OME attributes of a group; empty if there are none."""
-    try:
-        return dict(zarr.open_group(str(path), mode="r").attrs.get("ome", {}))  # type: ignore[arg-type]
-    except FileNotFoundError:
-        return {}
+def get_ome(place: Place) -> dict[str, Any]:
+    """OME attributes of a group; empty if there are none. Raises StoreError."""
+    group = records.get_json(place / "zarr.json") or {}
+    return dict(group.get("attributes", {}).get("ome", {}))
 
 
-def remove(path: Path) -> None:
+def remove(place: Place) -> None:
     """Delete a folder tree that this project made. Raises StoreError."""
     forget()
-    try:
-        if path.exists():
-            shutil.rmtree(path)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be removed: {error.strerror or error}") from error
+    records.remove_tree(place)
 
 
-def is_ome_zarr(path: Path) -> bool:
-    return path.is_dir() and any(
-        (path / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup")
-    )
+def is_ome_zarr(place: Place) -> bool:
+    """Raises StoreError if an object store cannot say."""
+    return any(records.exists(place / name) for name in ("zarr.json", ".zattrs", ".zgroup"))
 
 
 def open_slide(path: str) -> Slide:
     """An OME-Zarr 0.4 or 0.5 image as a slide. Raises SlideError."""
-    root = _image_root(Path(path))
-    described = ngff.parse(_attributes(root), path)
-    arrays = []
     try:
-        for name in described.paths:
-            arrays.append(zarr.open_array(str(root / name), mode="r"))
-    except Exception as error:
-        reason = str(error).splitlines()[0][:200]
-        raise SlideError(f"{path}: level {name!r} cannot be opened: {reason}") from error
+        return _slide(path, _image_root(of(path)))
+    except UnreachableError:
+        raise
+    except StoreError as error:
+        raise SlideError(str(error)) from error
+
+
+def _slide(path: str, root: Place) -> Slide:
+    described = ngff.parse(_attributes(root), path)
+    arrays = [_level_array(path, root, name) for name in described.paths]
     axes = described.axes
     if any(array.ndim != len(axes) for array in arrays):
         raise SlideError(f"{path}: its arrays do not have the axes {axes!r} that it declares")
@@ -169,24 +207,40 @@ def open_slide(path: str) -> Slide:
     )
 
 
-def _image_root(path: Path) -> Path:
+def _level_array(path: str, root: Place, name: str) -> Any:
+    try:
+        with _slide_reported(root):
+            return zarr.open_array(_zarr(root / name), mode="r")
+    except (SlideError, UnreachableError):
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200]
+        raise SlideError(f"{path}: level {name!r} cannot be opened: {reason}") from error
+
+
+def _slide_reported(place: Place) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if isinstance(place, Path) else objects.reported(place)
+
+
+def _image_root(place: Place) -> Place:
     """The image itself, or the first image of a bioformats2raw collection."""
-    root = _attributes(path)
-    if "multiscales" not in root.get("ome", root) and (path / "0").is_dir():
-        return path / "0"
-    return path
+    root = _attributes(place)
+    if "multiscales" not in root.get("ome", root) and is_ome_zarr(place / "0"):
+        return place / "0"
+    return place
 
 
-def _attributes(path: Path) -> dict[str, Any]:
+def _attributes(place: Place) -> dict[str, Any]:
     for name in ("zarr.json", ".zattrs"):
-        file = path / name
-        if not file.is_file():
+        file = place / name
+        bytes_there = records.size(file)
+        if bytes_there is None:
             continue
-        if file.stat().st_size > MAX_METADATA_BYTES:
+        if bytes_there > MAX_METADATA_BYTES:
             raise SlideError(f"{file} is larger than {MAX_METADATA_BYTES >> 20} MB: not metadata")
         try:
-            content = json.loads(file.read_text())
-        except (OSError, ValueError, RecursionError) as error:
+            content = json.loads(records.get(file) or b"")
+        except (ValueError, RecursionError) as error:
             raise SlideError(f"{file} is not readable JSON: {error}") from error
         found = content.get("attributes", {}) if name == "zarr.json" else content
         if isinstance(found, dict):
@@ -211,7 +265,10 @@ def _level(array: Any, axes: str, path: str) -> Level:
     def read_box(box: Box) -> NDArray[Any]:
         index = tuple(slice(None) if axis == "c" else 0 for axis in axes[:-2])
         try:
-            pixels = np.asarray(array[(*index, *box.slices())])
+            with _slide_reported(of(path)):
+                pixels = np.asarray(array[(*index, *box.slices())])
+        except UnreachableError:
+            raise
         except Exception as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise SlideError(f"{path} cannot be read at {box}: {reason}") from error
