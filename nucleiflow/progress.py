@@ -14,6 +14,7 @@ from nucleiflow.estimate import clock
 from nucleiflow.snapshot import SlideState, Snapshot
 
 if TYPE_CHECKING:
+    from rich.progress_bar import ProgressBar
     from rich.table import Table
 
 T = TypeVar("T")
@@ -90,7 +91,6 @@ class Bar:
         self._live.stop()
 
     def _one(self, now: Snapshot, slide: SlideState) -> Table:
-        from rich.progress_bar import ProgressBar
         from rich.text import Text
 
         table = _grid(bar=3)
@@ -98,20 +98,19 @@ class Bar:
             self._spinner,
             Text(short(slide.name)),
             Text(plain(slide.stage), style="bold"),
-            ProgressBar(total=max(slide.tiles, 1), completed=slide.tiles_done),
+            _bar(slide.tiles_done, slide.tiles),
             Text(_told(_tiles(slide), *_pace(now))),
         )
         return table
 
     def _many(self, now: Snapshot, running: Sequence[SlideState]) -> Table:
-        from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         batch = _grid(bar=1)
         batch.add_row(
             self._spinner,
-            ProgressBar(total=1.0, completed=now.fraction),
+            _bar(now.fraction, 1.0),
             Text(_told(_percent(now), *_counts(now), *_pace(now))),
         )
         slides = _grid(bar=3)
@@ -120,7 +119,7 @@ class Bar:
                 Text(" "),
                 Text(short(slide.name)),
                 Text(plain(slide.stage), style="bold"),
-                ProgressBar(total=max(slide.tiles, 1), completed=slide.tiles_done),
+                _bar(slide.tiles_done, slide.tiles),
                 Text(_tiles(slide), justify="right"),
             )
         more = len(running) - MOST_RUNNING
@@ -149,17 +148,20 @@ def redraw(looks: Iterable[T], text: Callable[[T], str]) -> T:
 
     shown: list[T] = []
     console = Console(highlight=False, soft_wrap=True)
-    live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
-    with contextlib.suppress(KeyboardInterrupt), live if console.is_terminal else nullcontext():
+    moving = console.is_terminal
+    live = Live(console=console, auto_refresh=False, transient=True, vertical_overflow="crop")
+    with contextlib.suppress(KeyboardInterrupt), live if moving else nullcontext():
         for look in looks:
             shown[:] = [look]
-            if console.is_terminal:
+            if moving:
                 live.update(Text(text(look)), refresh=True)
             else:
                 sys.stdout.write(f"{text(look)}\n\n")
                 sys.stdout.flush()
     if not shown:
         raise KeyboardInterrupt
+    if moving:
+        sys.stdout.write(f"{text(shown[0])}\n")
     return shown[0]
 
 
@@ -198,17 +200,23 @@ def short(text: str, cells: int = NAME_CELLS) -> str:
 
 
 def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of plain texts, one under the other; the last column is not padded.
+    """Rows of plain texts, one under the other: numbers to the right, the last column as it is.
 
-    >>> columns([["a", "b"], ["long", "c"]])
-    ['a     b', 'long  c']
+    >>> columns([["a", "1 px", "b"], ["long", "22 px", "c"]])
+    ['a      1 px  b', 'long  22 px  c']
     """
-    from rich.cells import cell_len, set_cell_size
+    from rich.cells import cell_len
 
-    widths = [
-        max(map(cell_len, column)) for column in zip(*(row[:-1] for row in rows), strict=True)
-    ]
-    return ["  ".join([*map(set_cell_size, row[:-1], widths), row[-1]]).rstrip() for row in rows]
+    padded = zip(*(row[:-1] for row in rows), strict=True)
+    widths = [max(map(cell_len, column)) for column in padded]
+    lines = []
+    for row in rows:
+        cells = []
+        for number, (cell, width) in enumerate(zip(row, widths, strict=False)):
+            space = " " * (width - cell_len(cell))
+            cells.append(space + cell if number and cell[:1].isdigit() else cell + space)
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return lines
 
 
 def _lines(text: str) -> str:
@@ -246,6 +254,14 @@ def _pace(now: Snapshot) -> list[str]:
 
 def _told(*parts: str) -> str:
     return "  ".join(part for part in parts if part)
+
+
+def _bar(done: float, total: float) -> ProgressBar:
+    from rich.progress_bar import ProgressBar
+
+    return ProgressBar(
+        total=total or 1, completed=done, complete_style="cyan", finished_style="green"
+    )
 
 
 def _grid(*, bar: int) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from nucleiflow.place import Place
 from nucleiflow.snapshot import SlideState, Snapshot
 
 NAME = "status.json"
-MOST_SHOWN = 10  # slides of each kind
+MOST_SHOWN, FEW = 10, 5  # slides of a kind that needs attention, or none
 FRAME_SECONDS = 2.0  # between two looks of `--watch`
 LOOK_SECONDS = 0.5
 LATE_SECONDS = 60.0  # a living run that was silent for longer is worth a word
@@ -46,11 +47,13 @@ class Status(BaseModel):
 
 
 def publish(out: Place, now: Snapshot, final: bool) -> None:
-    """Write `status.json`. Raises StoreError."""
+    """Write `status.json`, names that are not text with a ? for a byte. Raises StoreError."""
     host, pid = lock.here()
     moment = datetime.now(UTC)
     word = Status(version=1, written=moment, host=host, pid=pid, final=final, snapshot=now)
-    records.put(out / NAME, (word.model_dump_json(exclude_defaults=True) + "\n").encode())
+    content = word.model_dump(exclude_defaults=True) | {"written": moment.isoformat()}
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    records.put(out / NAME, f"{text}\n".encode(errors="replace"))
 
 
 def read(out: Place) -> Status | None:
@@ -206,19 +209,19 @@ def _summary(now: Snapshot, life: Life) -> str:
 def _lists(slides: Sequence[SlideState], life: Life) -> Iterator[str]:
     """The first slides of each kind, those that need attention first."""
     ended = [one for one in slides if one.state == "done"]
-    kinds: list[tuple[str, list[SlideState], Callable[[SlideState], Row]]] = [
-        ("failed", [one for one in slides if one.state == "failed"], _failed),
-        ("with holes", [one for one in ended if one.holes], _finished),
-        (_word(life), [one for one in slides if one.state == "running"], _running),
-        ("done", [one for one in ended if not one.holes], _finished),
-        ("waiting", [one for one in slides if one.state == "waiting"], _waiting),
+    kinds: list[tuple[str, int, Callable[[SlideState], Row], list[SlideState]]] = [
+        ("failed", MOST_SHOWN, _failed, [one for one in slides if one.state == "failed"]),
+        ("with holes", MOST_SHOWN, _finished, [one for one in ended if one.holes]),
+        (_word(life), MOST_SHOWN, _running, [one for one in slides if one.state == "running"]),
+        ("done", FEW, _finished, [one for one in ended if not one.holes]),
+        ("waiting", FEW, _waiting, [one for one in slides if one.state == "waiting"]),
     ]
-    for title, found, row in kinds:
+    for title, most, row, found in kinds:
         if found:
             yield f"\n{title}"
-            yield from _table([row(one) for one in found[:MOST_SHOWN]])
-            if len(found) > MOST_SHOWN:
-                yield f"  … and {len(found) - MOST_SHOWN:,} more"
+            yield from _table([row(one) for one in found[:most]])
+            if len(found) > most:
+                yield f"  … and {len(found) - most:,} more"
 
 
 def _table(rows: Sequence[Row]) -> Iterator[str]:
