@@ -122,6 +122,17 @@ def reported(place: ObjectPath) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def of_slide() -> Iterator[None]:
+    """What a store refuses is the slide's error; only its silence stays an UnreachableError."""
+    try:
+        yield
+    except UnreachableError:
+        raise
+    except StoreError as error:
+        raise SlideError(str(error)) from None
+
+
 def failure(place: ObjectPath, error: BaseException) -> StoreError:
     """The place and why it failed, in one line."""
     text = str(error)
@@ -359,18 +370,15 @@ class ObjectFile(io.RawIOBase):
             return []
         obstore = _library(self.place)
         try:
-            with reported(self.place):
+            with of_slide(), reported(self.place):
                 starts, ends = zip(*ranges, strict=True)
                 found = obstore.get_ranges(
                     client(self.place), self.place.key, starts=list(starts), ends=list(ends)
                 )
                 return [bytes(piece) for piece in found]
-        except UnreachableError as error:
+        except NucleiflowError as error:
             self.failed = error
             raise
-        except NucleiflowError as error:
-            self.failed = SlideError(str(error))
-            raise self.failed from None
 
     def _fetched(self, indices: Sequence[int]) -> dict[int, bytes]:
         with self._lock:
@@ -396,12 +404,8 @@ def _indices(start: int, end: int) -> range:
 
 def open_file(place: ObjectPath) -> ObjectFile:
     """Raises FileNotFoundError if there is no object, SlideError or UnreachableError."""
-    try:
+    with of_slide():
         found = head(place)
-    except UnreachableError:
-        raise
-    except StoreError as error:
-        raise SlideError(str(error)) from None
     if found is None:
         raise FileNotFoundError(str(place))
     return ObjectFile(place, found.size)

@@ -13,8 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
+from nucleiflow import objects, records
 from nucleiflow.box import Box
-from nucleiflow.errors import SlideError, StoreError
+from nucleiflow.errors import SlideError
+from nucleiflow.objects import UnreachableError
+from nucleiflow.place import Place, of
 from nucleiflow.slide import (
     NO_MPP,
     Level,
@@ -39,12 +42,21 @@ def open_slide(path: str) -> Slide:
     Alpha is dropped, palettes and CMYK become RGB. Raises SlideError with one line.
     """
     try:
-        with open(path, "rb") as file:
+        with _open(path) as file:
             return _slide(path, file)
-    except SlideError:
+    except (SlideError, UnreachableError):
         raise
     except Exception as error:
         raise unreadable(path, CUT, error) from error
+
+
+def _open(path: str, *, whole: bool = False) -> BinaryIO:
+    """A file or an object; `whole` fetches an object at once. Raises FileNotFoundError and more."""
+    place = of(path)
+    if isinstance(place, Path):
+        return place.open("rb")
+    file = objects.open_file(place)
+    return io.BytesIO(file.readall()) if whole else file  # type: ignore[return-value]
 
 
 def _slide(path: str, file: BinaryIO) -> Slide:
@@ -125,12 +137,14 @@ def _decoder(
 def _decode(path: str, *, rgb: bool, deep: bool) -> NDArray[Any]:
     """All pixels of the file, (h, w, 1 or 3) uint8, or (h, w, 1) uint16 if `deep`."""
     try:
-        with open(path, "rb") as file, _image(file) as image:
+        with _open(path, whole=True) as file, _image(file) as image:
             image.load()
             if deep:
                 return to_channels_last(np.asarray(image).astype(np.uint16), "YX")
             flat = np.asarray(image.convert("RGB" if rgb else "L"))
             return to_channels_last(flat, "YXS" if rgb else "YX")
+    except (SlideError, UnreachableError):
+        raise
     except Exception as error:
         raise unreadable(path, CUT, error) from error
 
@@ -141,14 +155,14 @@ def read_values(path: str, max_pixels: int) -> NDArray[Any]:
     A palette gives its indices, 1-bit pictures 0 and 255. Raises SlideError with one line.
     """
     try:
-        with open(path, "rb") as file:
+        with _open(path, whole=True) as file:
             _check_head(path, file.read(33))
             file.seek(0)
             with _image(file) as image:
                 _check_pixels(path, image.size, max_pixels)
                 image.load()
                 return np.asarray(image.convert("L") if image.mode == "1" else image)
-    except SlideError:
+    except (SlideError, UnreachableError):
         raise
     except Exception as error:
         raise unreadable(path, CUT, error) from error
@@ -167,9 +181,8 @@ def png(pixels: NDArray[np.uint8], *, colours: int) -> bytes:
     return file.getvalue()
 
 
-def save_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+def save_png(place: Place, pixels: NDArray[np.uint8]) -> None:
     """Write a picture (h, w, 3) uint8 as PNG. Raises StoreError."""
-    try:
-        Image.fromarray(pixels).save(path, format="PNG")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    records.put(place, file.getvalue())

@@ -164,12 +164,8 @@ def is_ome_zarr(place: Place) -> bool:
 
 def open_slide(path: str) -> Slide:
     """An OME-Zarr 0.4 or 0.5 image as a slide. Raises SlideError."""
-    try:
+    with objects.of_slide():
         return _slide(path, _image_root(of(path)))
-    except UnreachableError:
-        raise
-    except StoreError as error:
-        raise SlideError(str(error)) from error
 
 
 def _slide(path: str, root: Place) -> Slide:
@@ -211,7 +207,7 @@ def _level_array(path: str, root: Place, name: str) -> Any:
     try:
         with _slide_reported(root):
             return zarr.open_array(_zarr(root / name), mode="r")
-    except (SlideError, UnreachableError):
+    except UnreachableError:
         raise
     except Exception as error:
         reason = str(error).splitlines()[0][:200]
@@ -219,6 +215,7 @@ def _level_array(path: str, root: Place, name: str) -> Any:
 
 
 def _slide_reported(place: Place) -> contextlib.AbstractContextManager[None]:
+    """Errors of a disk stay as they are: the reader says more."""
     return contextlib.nullcontext() if isinstance(place, Path) else objects.reported(place)
 
 

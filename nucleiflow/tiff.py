@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import re
 import struct
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 from xml.etree import ElementTree as ET
 
 import numpy as np
 from numpy.typing import NDArray
 from tifffile import TiffFile, TiffPage, TiffPageSeries, TiffWriter
 
+from nucleiflow import objects
 from nucleiflow.box import Box
 from nucleiflow.errors import SlideError
+from nucleiflow.objects import ObjectFile, UnreachableError
+from nucleiflow.place import of
 from nucleiflow.slide import (
     NO_MPP,
     Level,
@@ -39,6 +46,7 @@ MAX_CHANNELS = 256
 MAX_XML = 64 * 2**20
 MAX_CHUNK_BYTES = 2**31
 SLOW_CHUNK_BYTES = 2**28
+TINY_AXIS = 16  # samples of a pixel are read together
 COPY = "truncated or damaged: copy the file again"
 TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 # description, offsets and sizes of strips and tiles, resolution, SubIFDs, JPEG tables, ImageJ's own
@@ -66,23 +74,55 @@ def open_slide(path: str, *, open_array: Callable[[Any], Any]) -> Slide:
     A stack gives its first plane, and a note. Reading is safe from several threads. Raises
     SlideError, one line, for a file that is missing, cut short, unsupported or damaged.
     """
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        raise SlideError(f"{path}: is empty: copy it again")
+    file = _opened(path)
+    on_disk = isinstance(file, str)
+    with _told(path, "is no TIFF or its header is damaged", file):
+        tif = TiffFile(cast("Any", file), name=None if on_disk else of(path).name)
     try:
-        tif = TiffFile(path)
-    except Exception as error:
-        raise unreadable(path, "is no TIFF or its header is damaged", error) from error
-    try:
-        return _slide(path, tif, open_array)
-    except SlideError:
+        with _told(path, COPY, file):
+            return _slide(path, tif, open_array, file)
+    except Exception:
         tif.close()
         raise
-    except Exception as error:
-        tif.close()
+
+
+def _opened(path: str) -> str | ObjectFile:
+    """A path on disk, or an object. Raises SlideError, UnreachableError."""
+    place = of(path)
+    try:
+        file = str(place) if isinstance(place, Path) else objects.open_file(place)
+    except FileNotFoundError as error:
         raise unreadable(path, COPY, error) from error
+    if isinstance(file, str):
+        is_empty = os.path.isfile(file) and os.path.getsize(file) == 0
+    else:
+        is_empty = file.size == 0
+    if is_empty:
+        raise SlideError(f"{path}: is empty: copy it again")
+    return file
 
 
-def _slide(path: str, tif: TiffFile, open_array: Callable[[Any], Any]) -> Slide:
+@contextlib.contextmanager
+def _told(path: str, problem: str, file: str | ObjectFile) -> Iterator[None]:
+    """Every failure becomes a SlideError; that of an object goes before what tifffile makes of it.
+
+    tifffile takes a page that it cannot read for the end of the file, and goes on.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(file, ObjectFile) and file.failed is not None:
+            raise file.failed from error
+        if isinstance(error, SlideError):
+            raise
+        raise unreadable(path, problem, error) from error
+    if isinstance(file, ObjectFile) and file.failed is not None:
+        raise file.failed
+
+
+def _slide(
+    path: str, tif: TiffFile, open_array: Callable[[Any], Any], file: str | ObjectFile
+) -> Slide:
     """The slide of an open TIFF: check, choose, then describe."""
     _check_page_chain(path, tif)
     xml = _safe_xml(path, tif)
@@ -101,14 +141,14 @@ def _slide(path: str, tif: TiffFile, open_array: Callable[[Any], Any]) -> Slide:
     return Slide(
         path=path,
         format=FORMATS.get(series.kind, "TIFF"),
-        levels=tuple(_level(path, tif, level, open_array) for level in levels),
+        levels=tuple(_level(path, level, open_array, file) for level in levels),
         channels=("R", "G", "B") if rgb else _channel_names(image, samples),
         rgb=rgb,
         dtype=np.dtype(series.dtype).newbyteorder("="),
         mpp=mpp,
         mpp_source=source,
         notes=tuple(dict.fromkeys([*notes, *([note] if note else [])])),
-        close=tif.close,
+        close=tif.close if isinstance(file, str) else file.close,
     )
 
 
@@ -283,21 +323,104 @@ def _flat_start(level: TiffPageSeries) -> int | None:
 
 
 def _level(
-    path: str, tif: TiffFile, level: TiffPageSeries, open_array: Callable[[Any], Any]
+    path: str,
+    level: TiffPageSeries,
+    open_array: Callable[[Any], Any],
+    file: str | ObjectFile,
 ) -> Level:
     """One level as a box reader. A window of a one-strip file costs its own rows, not the file."""
     start = _flat_start(level)
     array: Any
+    ahead: Callable[[Box], None] = _nothing
     if start is None:
         array = open_array(level.aszarr(level=0))
+        if isinstance(file, ObjectFile):
+            ahead = partial(_fetch, file, level)
     else:
-        dtype = np.dtype(level.dtype).newbyteorder(tif.byteorder)
-        array = np.memmap(path, dtype, mode="r", offset=start, shape=level.shape)
-    return Level(_shape(level), _reader(path, array, level))
+        dtype = np.dtype(level.dtype).newbyteorder(level.keyframe.parent.byteorder)
+        if isinstance(file, ObjectFile):
+            array = FlatArray(file, start, dtype, level.shape)
+        else:
+            array = np.memmap(file, dtype, mode="r", offset=start, shape=level.shape)
+    return Level(_shape(level), _reader(path, array, level, ahead))
 
 
-def _reader(path: str, array: Any, level: TiffPageSeries) -> Read:
-    """`read(box)` of an array with the axes of `level`; every failure becomes a SlideError."""
+def _nothing(_box: Box) -> None:
+    pass
+
+
+def _fetch(file: ObjectFile, level: TiffPageSeries, box: Box) -> None:
+    """Get all tiles and strips of a box at once: tifffile would ask for one after the other."""
+    page, (keep, samples) = level.keyframe, _kept(level)
+    if not (level.axes.endswith(page.axes) and len(page.axes) == len(page.chunks)):
+        return
+    stack = level.axes[: -len(page.axes)]
+    planes = [range(samples if axis == keep else 1) for axis in stack]
+    along = {"Y": range(box.y0, box.y1), "X": range(box.x0, box.x1)}
+    chunks = [
+        range(along[axis].start // size, -(-along[axis].stop // size))
+        if axis in along
+        else range(count)
+        for axis, size, count in zip(page.axes, page.chunks, page.chunked, strict=True)
+    ]
+    ranges = []
+    for plane in _flat_indices(planes, level.shape[: len(stack)]):
+        part = level.pages[plane]
+        starts, sizes = (part.dataoffsets, part.databytecounts) if part else ((), ())
+        wanted = [i for i in _flat_indices(chunks, page.chunked) if i < len(starts)]
+        ranges += [(int(starts[i]), int(starts[i] + sizes[i])) for i in wanted if starts[i]]
+    file.fetch(ranges)
+
+
+def _flat_indices(ranges: Sequence[range], shape: Sequence[int]) -> list[int]:
+    """Where the elements at all combinations of indices lie in an array (C order) of a shape.
+
+    >>> _flat_indices([range(1, 3), range(2)], (3, 4)), _flat_indices([], ())
+    ([4, 5, 8, 9], [0])
+    """
+    found = np.zeros((), np.int64)
+    for index, size in zip(ranges, shape, strict=True):
+        found = found[..., np.newaxis] * size + np.arange(index.start, index.stop)
+    return [int(each) for each in found.ravel()]
+
+
+@dataclass(frozen=True)
+class FlatArray:
+    """Pixels that lie uncompressed and in one piece in an object: an index reads its runs only."""
+
+    file: ObjectFile
+    start: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def __getitem__(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
+        """As of an array, for one number or slice without a step per axis."""
+        whole = [
+            range(*each.indices(size)) if isinstance(each, slice) else range(each, each + 1)
+            for each, size in zip(index, self.shape, strict=True)
+        ]
+        last = len(self.shape) - 1
+        while last > 0 and (len(whole[last]) == self.shape[last] or self.shape[last] <= TINY_AXIS):
+            last -= 1  # runs go over all of the axes after this one
+        tail = [range(size) for size in self.shape[last + 1 :]]
+        width = math.prod(self.shape[last + 1 :])
+        item = self.dtype.itemsize * width
+        firsts = _flat_indices(whole[:last], self.shape[:last])
+        here = whole[last]
+        offsets = [self.start + item * (first * self.shape[last] + here.start) for first in firsts]
+        pieces = self.file.pieces([(at, at + item * len(here)) for at in offsets])
+        block = np.frombuffer(b"".join(pieces), self.dtype)
+        block = block.reshape([len(each) for each in (*whole[: last + 1], *tail)])
+        inside = [slice(None)] * (last + 1) + [slice(e.start, e.stop) for e in whole[last + 1 :]]
+        picked = block[tuple(inside)]
+        return picked[tuple(slice(None) if isinstance(each, slice) else 0 for each in index)]
+
+
+def _reader(path: str, array: Any, level: TiffPageSeries, ahead: Callable[[Box], None]) -> Read:
+    """`read(box)` of an array with the axes of `level`; every failure becomes a SlideError.
+
+    `ahead(box)` goes before each read. Only an object store that is silent raises otherwise.
+    """
     keep, samples = _kept(level)
     axes, page = level.axes, level.keyframe
     kept_axes = "".join(axis for axis in axes if axis in ("Y", "X", keep))
@@ -310,7 +433,10 @@ def _reader(path: str, array: Any, level: TiffPageSeries) -> Read:
         ys, xs = box.slices()
         index = {"Y": ys, "X": xs, keep: slice(0, samples)}
         try:
+            ahead(box)
             block = np.asarray(array[tuple(index.get(axis, 0) for axis in axes)])
+        except (SlideError, UnreachableError):
+            raise
         except Exception as error:
             raise unreadable(path, f"cannot decode {box}: {COPY}", error) from error
         pixels = to_channels_last(block, kept_axes).astype(native)
@@ -390,11 +516,12 @@ def read_values(path: str, max_pixels: int) -> NDArray[Any]:
 
     Raises SlideError with one line.
     """
+    file = _opened(path)
     try:
-        with TiffFile(path) as tif:
+        with TiffFile(cast("Any", file)) as tif:
             _check_pixels(path, tif.pages.first, max_pixels)
             return np.asarray(tif.pages.first.asarray())
-    except SlideError:
+    except (SlideError, UnreachableError):
         raise
     except Exception as error:
         raise unreadable(path, COPY, error) from error
