@@ -7,13 +7,17 @@ import contextlib
 import ipaddress
 import json
 import logging
+import math
 import os
+import signal
+import tempfile
 import time
 import uuid
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -152,7 +156,8 @@ def open(  # noqa: A001, as in cluster.open(…)
     if begin is None:
         raise ConfigError(f"the cluster kind {chosen.kind} has no workers to open")
     count = 1 if chosen.kind == "connect" else shape(chosen).workers
-    roster = Roster(count)
+    penalty = slurm.PENALTY_SECONDS if chosen.kind == "slurm" else math.inf
+    roster = Roster(count, penalty)
     with (
         _hushed(),
         dask.config.set(SETTINGS),
@@ -269,37 +274,64 @@ def _own(chosen: Cluster, nannies: dict[Any, Any]) -> Iterator[_Begun]:
         "dashboard": True,
         "dashboard_address": chosen.dashboard or "127.0.0.1:0",
     }
+    with contextlib.ExitStack() as stack:
+        with _deaf_children():
+            cluster = SpecCluster(
+                workers=nannies,
+                scheduler={"cls": Scheduler, "options": options},
+                name="nucleiflow",
+                silence_logs=False,
+            )
+            stack.enter_context(cluster)
+        yield stack.enter_context(Client(cluster)), cluster
+
+
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Threads begun here, and the processes that they start then or later, never hear Ctrl-C.
+
+    A terminal sends it to the whole family; the parent alone decides what becomes of it.
+    """
+    resource_tracker.ensure_running()  # later, it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _slurm(chosen: Cluster, roster: Roster, demand: _Demand) -> Iterator[_Begun]:
+    from distributed import Client
+
+    threads = shape(chosen).threads
     with (
-        SpecCluster(
-            workers=nannies,
-            scheduler={"cls": Scheduler, "options": options},
-            name="nucleiflow",
-            silence_logs=False,
-        ) as cluster,
-        Client(cluster) as client,
+        _certificates(chosen) as security,
+        slurm.jobs(chosen, threads, roster, demand, security) as cluster,
+        Client(cluster, security=security) as client,
     ):
         yield client, cluster
 
 
 @contextlib.contextmanager
-def _slurm(chosen: Cluster, roster: Roster, demand: _Demand) -> Iterator[_Begun]:
-    from distributed import Client, Security
+def _certificates(chosen: Cluster) -> Iterator[Any]:
+    """Those given, or new ones for this run, in a folder that only this user can read."""
+    from distributed import Security
 
     if chosen.tls:
-        security = _security(chosen.tls)
-    else:
-        try:
-            security = Security.temporary()
-        except ImportError:
-            raise ConfigError(
-                "certificates for the jobs need pip install 'nucleiflow[slurm]', or cluster.tls"
-            ) from None
-    threads = shape(chosen).threads
-    with (
-        slurm.jobs(chosen, threads, roster, demand, security) as cluster,
-        Client(cluster, security=security) as client,
-    ):
-        yield client, cluster
+        yield _security(chosen.tls)
+        return
+    try:
+        made = Security.temporary().get_tls_config_for_role("worker")
+    except ImportError:
+        raise ConfigError(
+            "certificates for the jobs need pip install 'nucleiflow[slurm]', or cluster.tls"
+        ) from None
+    with tempfile.TemporaryDirectory(prefix=".tls-", dir=slurm.log_folder(chosen)) as folder:
+        paths = {name: Path(folder) / f"{name}.pem" for name in ("ca_file", "cert", "key")}
+        for name, path in paths.items():
+            path.write_text(made[name])
+        yield _security(Tls(**paths))
 
 
 @contextlib.contextmanager
@@ -311,6 +343,7 @@ def _connect(chosen: Cluster, roster: Roster, demand: _Demand) -> Iterator[_Begu
     security = _security(chosen.tls) if chosen.tls else None
     warnings.filterwarnings("ignore", message="(?s).*Mismatched versions")  # doctor tells better
     try:
+        asyncio.run(asyncio.wait_for(_greet(address, security), CONNECT_SECONDS))
         client = Client(address, security=security, timeout=CONNECT_SECONDS, name="nucleiflow")
     except Exception as error:
         raise RunError(
@@ -321,9 +354,19 @@ def _connect(chosen: Cluster, roster: Roster, demand: _Demand) -> Iterator[_Begu
         yield client, None
 
 
+async def _greet(address: str, security: Any) -> None:
+    """Exchange a word with a scheduler; a Client waits for one that is silent for ever."""
+    from distributed.core import connect
+
+    secure = security.get_connection_args("client") if security else {}
+    comm = await connect(address, timeout=CONNECT_SECONDS, **secure)
+    comm.abort()
+
+
 def _address(chosen: Cluster) -> str:
     """Where the scheduler is. Raises ConfigError for none, and for one that anybody could hear."""
-    address = chosen.scheduler_address or _from_file(chosen.scheduler_file)
+    file = chosen.scheduler_file
+    address = _from_file(file) if file else str(chosen.scheduler_address)
     if "://" not in address:
         address = f"{'tls' if chosen.tls else 'tcp'}://{address}"
     secure = urlsplit(address).scheme in ("tls", "wss")
@@ -340,9 +383,7 @@ def _address(chosen: Cluster) -> str:
     return address
 
 
-def _from_file(path: Path | None) -> str:
-    if path is None:
-        raise ConfigError("the cluster kind connect needs scheduler_address or scheduler_file")
+def _from_file(path: Path) -> str:
     try:
         return str(json.loads(path.read_text())["address"])
     except FileNotFoundError:

@@ -93,8 +93,6 @@ def choose(
                 f"no GPU to use (there: {seen}{limit}): the cluster kind local works on the CPU"
             )
         return allowed
-    if len(set(asked)) < len(asked):
-        raise ConfigError(f"cluster.gpus is {list(asked)}: name each GPU once")
     names = []
     for number in asked:
         name = next((one for one in allowed if _same(one, str(number), there)), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, field
 
 from nucleiflow.errors import NucleiflowError
@@ -11,20 +13,23 @@ from nucleiflow.errors import NucleiflowError
 class Roster:
     """How many workers a run may have, and what became of those that tried to begin.
 
-    A worker that cannot begin (no GPU, a broken model, a job that ends at once) costs its place: a
-    run goes on with the others, and ends when there is no place left. So one bad machine never
-    stops a large run, and a fault that all machines share ends it after as many attempts as there
-    are places.
+    A worker that cannot begin (no GPU, a broken model, a job that ends at once) costs its place,
+    for `penalty_seconds`: a run goes on with the others, and ends when no place is left. So one
+    bad machine never stops a large run, and a fault that all machines share ends it after as many
+    attempts as there are places.
     """
 
     count: int
+    penalty_seconds: float = math.inf
     ready: set[str] = field(default_factory=set)
     heard: set[str] = field(default_factory=set)  # jobs of a batch system whose worker has spoken
     faults: dict[str, NucleiflowError] = field(default_factory=dict)
+    _since: dict[str, float] = field(default_factory=dict)
 
     @property
     def left(self) -> int:
-        return max(0, self.count - len(self.faults))
+        now, since = time.monotonic(), tuple(self._since.values())
+        return max(0, self.count - sum(now - at < self.penalty_seconds for at in since))
 
     def began(self, worker: str, job: str | None = None) -> None:
         """A worker is ready for tiles."""
@@ -34,6 +39,7 @@ class Roster:
     def failed(self, worker: str, error: NucleiflowError, job: str | None = None) -> None:
         """A worker can never be ready, or a job ended without one."""
         self.faults.setdefault(worker, error)
+        self._since.setdefault(worker, time.monotonic())
         self._hear(job)
 
     def _hear(self, job: str | None) -> None:
@@ -41,6 +47,6 @@ class Roster:
             self.heard.add(job)
 
     def check(self) -> None:
-        """Raises the first fault when no place is left."""
+        """Raises the latest fault when no place is left."""
         if not self.left:
-            raise next(iter(self.faults.values()))
+            raise list(self.faults.values())[-1]

@@ -24,7 +24,9 @@ ADAPT_SECONDS = 5.0
 PATIENT_ROUNDS = 24  # of adapting with too little work, before a job is given up
 SQUEUE_SECONDS = 30.0  # between two looks at the queue, and only while a worker is missing
 BEGIN_SECONDS = 600  # a worker may take to import and load everything from a slow disk
+PENALTY_SECONDS = 600.0  # a place rests after a worker could not begin: the machine may be bad
 LOG_LINES = 3
+INNOCENT = ("CANCELLED", "PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REQUEUED")  # ends of a job
 GPU_FLAGS = ("--gres", "--gpus", "--gpus-per-task", "--gpus-per-node", "-G")
 # Workers of a job do as those that we start ourselves: see SETTINGS of cluster.py.
 EXPORTS = (
@@ -78,25 +80,31 @@ def directives(chosen: Cluster) -> list[str]:
     return [*gpu, *chosen.job_extra]
 
 
+def log_folder(chosen: Cluster) -> Path:
+    """Where jobs write their logs, made if need be. Raises ConfigError."""
+    logs = (chosen.log_folder or Path("slurm-logs")).absolute()
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cluster.log_folder {logs} cannot be made: {error.strerror}") from error
+    return logs
+
+
 @contextlib.contextmanager
 def jobs(
     chosen: Cluster, threads: int, roster: Roster, demand: Callable[[], int], security: Any
 ) -> Iterator[Any]:
     """A scheduler here and workers in jobs, as many as `demand` says, from 1 to `roster.left`.
 
-    Jobs that end are replaced; one that ends before its worker has spoken costs its place. The
-    certificates of `security` travel as files in the log folder that only the user can read.
+    Jobs that end are replaced; one that ends by itself before its worker has spoken costs its
+    place. The certificates of `security` are files that the jobs' machines have, too.
     """
     for command in ("sbatch", "squeue", "scancel"):
         if shutil.which(command) is None:
             raise ConfigError(
                 f"{command} is not on the PATH: start this on a machine that submits Slurm jobs"
             )
-    logs = (chosen.log_folder or Path("slurm-logs")).absolute()
-    try:
-        logs.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cluster.log_folder {logs} cannot be made: {error.strerror}") from error
+    logs = log_folder(chosen)
     with _start(chosen, threads, roster, security, logs) as cluster:
         cluster.scale(min(max(1, demand()), roster.count))
         cluster.adapt(
@@ -143,7 +151,6 @@ def _start(chosen: Cluster, threads: int, roster: Roster, security: Any, logs: P
         interface=chosen.interface,
         local_directory=chosen.local_directory or '"${TMPDIR:-/tmp}"',
         log_directory=str(logs),
-        shared_temp_directory=str(logs),
         job_extra_directives=directives(chosen),
         job_script_prologue=[*EXPORTS, *chosen.job_prologue],
         worker_extra_args=[
@@ -181,7 +188,8 @@ def _follow(roster: Roster, demand: Callable[[], int], logs: Path) -> type:
             for name, job in held.items():
                 if job.job_id in queued or name in self.cluster.observed:
                     continue
-                if job.job_id and job.job_id not in roster.heard:
+                heard = job.job_id in roster.heard
+                if not heard and not await asyncio.to_thread(_let_go, job.job_id):
                     roster.failed(f"job {job.job_id}", _silent_end(job.job_id, logs))
                 if self.cluster.workers.get(name) is job:
                     await job.close()
@@ -192,15 +200,28 @@ def _follow(roster: Roster, demand: Callable[[], int], logs: Path) -> type:
 
 def queue() -> dict[str, str] | None:
     """Jobs of this user -> their state and reason; None if Slurm does not answer."""
-    command = ["squeue", "--noheader", "--user", getpass.getuser(), "--format=%i|%T|%r"]
+    told = _ask("squeue", "--noheader", "--user", getpass.getuser(), "--format=%i|%T|%r")
+    if told is None:
+        return None
+    rows = [line.split("|", 1) for line in told.splitlines() if "|" in line]
+    return {job: told.replace("|", ", ") for job, told in rows}
+
+
+def _let_go(job: str | None) -> bool:
+    """Whether a job ended through nothing of its own, or was never accepted, which is said."""
+    told = _ask("scontrol", "--oneliner", "show", "job", job) if job else None
+    state = re.search(r"\bJobState=(\w+)", told or "")
+    return job is None or (state is not None and state[1] in INNOCENT)
+
+
+def _ask(*command: str) -> str | None:
     try:
         done = subprocess.run(  # noqa: S603, nothing in it comes from outside
             command, capture_output=True, text=True, timeout=30, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    rows = [line.split("|", 1) for line in done.stdout.splitlines() if "|" in line]
-    return {job: told.replace("|", ", ") for job, told in rows}
+    return done.stdout
 
 
 def waiting(cluster: Any) -> str:

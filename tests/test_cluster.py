@@ -1,0 +1,393 @@
+"""Workers that are what was asked for, from first to last, or one line that says why not."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nucleiflow import cluster, gpus, unet
+from nucleiflow.config import Cluster, Tls
+from nucleiflow.errors import ConfigError, ModelError, RunError
+from nucleiflow.roster import Roster
+
+PATIENCE_SECONDS = 90
+
+
+def opened(chosen, prepare=None):
+    return cluster.open(chosen, prepare or (lambda: None), demand=lambda: 2)
+
+
+def fails(chosen, error, match, prepare=None):
+    with pytest.raises(error, match=match) as caught, opened(chosen, prepare):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def ask(client, task):
+    found = cluster.on_each(client, task, timeout_seconds=60)
+    wrong = [one for one in found.values() if isinstance(one, Exception)]
+    assert not wrong
+    return found
+
+
+def identity():
+    return lambda: (os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def await_workers(client, holds):
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not holds(cluster.workers(client)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def note_in(folder):
+    """A `prepare` that leaves a file named by its process, at each call."""
+
+    def prepare():
+        with (folder / str(os.getpid())).open("a") as file:
+            file.write("x")
+
+    return prepare
+
+
+def test_local_workers_are_prepared_once_each_and_bound_to_loopback(tmp_path):
+    with opened(Cluster(workers=2, threads=3), note_in(tmp_path)) as client:
+        known = cluster.workers(client)
+        assert list(known.values()) == [3, 3]
+        ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        for process in ours:
+            listens = [one for one in process.net_connections() if one.status == "LISTEN"]
+            assert {one.laddr.ip for one in listens} <= {"127.0.0.1"}, process.cmdline()
+        assert cluster.dashboard(client).startswith("http://127.0.0.1:")
+        pids = {str(pid) for pid, _ in ask(client, identity()).values()}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(pids, "x")
+
+
+def test_workers_come_back_prepared_however_often_they_are_killed(tmp_path):
+    with opened(Cluster(workers=1), note_in(tmp_path)) as client:
+        for _ in range(4):
+            ((worker, (pid, _)),) = ask(client, identity()).items()
+            os.kill(pid, signal.SIGKILL)
+            await_workers(client, lambda known, gone=worker: known and gone not in known)
+        ((pid, _),) = ask(client, identity()).values()
+        assert (tmp_path / str(pid)).read_text() == "x"
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_each_gpu_has_a_worker_that_keeps_it_through_a_restart():
+    chosen = Cluster(kind="gpu", device="cpu", gpus=(3, 1))
+    with opened(chosen) as client:
+        before = ask(client, identity())
+        assert sorted(gpu for _, gpu in before.values()) == ["1", "3"]
+        gone, (pid, _) = next(iter(before.items()))
+        os.kill(pid, signal.SIGKILL)
+        await_workers(client, lambda known: len(known) == 2 and gone not in known)
+        assert sorted(gpu for _, gpu in ask(client, identity()).values()) == ["1", "3"]
+        assert set(cluster.workers(client).values()) == {cluster.GPU_THREADS}
+
+
+def test_a_gpu_that_tensorflow_does_not_see_is_never_replaced_by_the_cpu():
+    chosen = Cluster(kind="gpu", device="cpu", gpus=(7,))
+    where = f"worker on {socket.gethostname()} was given GPU 7 but TensorFlow sees none"
+    fails(chosen, RunError, where, partial(unet.use, "gpu", 1))
+    fails(Cluster(kind="gpu", gpus=(0,)), ConfigError, r"no GPU here|GPU 0 was asked for")
+
+
+def test_without_a_gpu_the_kind_gpu_does_not_start(monkeypatch):
+    monkeypatch.setattr(gpus, "found", tuple)
+    fails(Cluster(kind="gpu"), ConfigError, "no GPU to use")
+    fails(Cluster(kind="gpu", gpus=(1,)), ConfigError, "GPU 1 was asked for and is not there")
+
+
+def test_more_workers_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(gpus, "found", lambda: THERE)
+    monkeypatch.setenv(gpus.VARIABLE, "2,1")
+    fails(Cluster(kind="gpu", workers=3), ConfigError, r"there are 2 GPUs to use \(2, 1\)")
+
+
+def test_a_worker_that_cannot_begin_ends_the_run_with_its_error():
+    def broken():
+        raise ModelError("model x.keras has digest 1234, but 5678 was asked for")
+
+    began = psutil.Process().children(recursive=True)
+    fails(Cluster(workers=2), ModelError, r"^model x\.keras has digest 1234", broken)
+    left = [one for one in psutil.Process().children(recursive=True) if one not in began]
+    assert [one for one in left if "spawn_main" in " ".join(one.cmdline())] == []
+
+
+def test_a_worker_that_cannot_begin_again_gives_up_its_place_and_the_last_one_ends_the_run(
+    tmp_path,
+):
+    def broken_later():
+        (tmp_path / str(os.getpid())).touch()
+        if len(list(tmp_path.iterdir())) > 2:
+            raise RunError("worker lost its GPU: look at dmesg")
+
+    with opened(Cluster(workers=2), broken_later) as client:
+        (first, (pid, _)), (second, (other, _)) = ask(client, identity()).items()
+        os.kill(pid, signal.SIGKILL)
+        await_workers(client, lambda known: set(known) == {second})
+        time.sleep(2)
+        assert set(cluster.workers(client)) == {second}
+        assert set(ask(client, identity())) == {second}, f"{first} takes no tiles"
+        os.kill(other, signal.SIGKILL)
+        with pytest.raises(RunError, match="worker lost its GPU"):
+            await_workers(client, lambda known: False)
+
+
+def test_a_batch_system_forgives_a_place_after_a_while():
+    roster = Roster(2, penalty_seconds=0.2)
+    roster.failed("a", RunError("one"))
+    assert roster.left == 1
+    roster.failed("a", RunError("one again"))
+    assert roster.left == 1
+    roster.failed("b", RunError("two"))
+    with pytest.raises(RunError, match="two"):
+        roster.check()
+    time.sleep(0.25)
+    assert roster.left == 2
+    roster.check()
+
+
+def test_an_error_of_the_run_closes_the_workers():
+    with contextlib.suppress(ZeroDivisionError), opened(Cluster(workers=1)) as client:
+        ((pid, _),) = ask(client, identity()).values()
+        raise ZeroDivisionError
+    assert not psutil.pid_exists(pid)
+
+
+SCRIPT = """
+    import os, time
+    from nucleiflow import cluster
+    from nucleiflow.config import Cluster
+
+    if __name__ == "__main__":
+        try:
+            with cluster.open(Cluster(workers=2), int, demand=lambda: 2) as client:
+                flying = client.map(time.sleep, [60] * 8, pure=False)
+                print("ready", flush=True)
+                time.sleep(60)
+        except KeyboardInterrupt:
+            print("stopped")
+"""
+
+
+@pytest.mark.parametrize("to_all", [True, False])
+def test_ctrl_c_closes_without_a_word(tmp_path, to_all):
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, script], start_new_session=True, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        family = psutil.Process(process.pid).children(recursive=True)
+        (os.killpg if to_all else os.kill)(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+    assert psutil.wait_procs(family, timeout=10)[1] == []
+
+
+# an existing scheduler
+
+
+@contextlib.contextmanager
+def foreign(*, tls=None, workers=1, folder, env=None):
+    """A scheduler and workers that somebody else started, by Dask's own commands."""
+    file = folder / "scheduler.json"
+    flags = ["--scheduler-file", file, "--host", "127.0.0.1", "--no-dashboard"]
+    if tls:
+        flags += ["--tls-ca-file", tls.ca_file, "--tls-cert", tls.cert, "--tls-key", tls.key]
+        flags += ["--protocol", "tls"]
+    with contextlib.ExitStack() as stack:
+        dask = [sys.executable, "-m", "dask"]
+        log = stack.enter_context((folder / "dask.log").open("w"))
+        whole = {**os.environ, **(env or {})}
+
+        def start(*command):
+            process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=whole)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            return process
+
+        start(*dask, "scheduler", "--port", 0, *flags)
+        while not file.exists():
+            time.sleep(0.1)
+        for _ in range(workers):
+            start(*dask, "worker", "--nthreads", 1, *flags)
+        yield file
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory):
+    from distributed import Security
+
+    folder = tmp_path_factory.mktemp("tls")
+    made = Security.temporary().get_tls_config_for_role("client")
+    for name in ("ca_file", "cert", "key"):
+        (folder / name).write_text(made[name])
+    return Tls(ca_file=folder / "ca_file", cert=folder / "cert", key=folder / "key")
+
+
+def test_an_existing_scheduler_is_left_as_it_was(tmp_path):
+    with foreign(folder=tmp_path) as file:
+        chosen = Cluster(kind="connect", scheduler_file=file)
+        notes = [tmp_path / "one", tmp_path / "two"]
+        pids = set()
+        for note in notes:
+            note.mkdir()
+            with opened(chosen, note_in(note)) as client:
+                pids |= {pid for pid, _ in ask(client, identity()).values()}
+                assert len(client.run_on_scheduler(plugins())) == 1
+        assert len(pids) == 1
+        assert [path.name for note in notes for path in note.iterdir()] == [str(*pids)] * 2
+        with opened(chosen) as client:
+            assert len(client.run_on_scheduler(plugins())) == 1
+
+        def no_good():
+            raise ModelError("no good")
+
+        fails(chosen, ModelError, "no good", no_good)
+        with opened(chosen) as client:
+            assert {pid for pid, _ in ask(client, identity()).values()} == pids
+
+
+def plugins():
+    def ours(dask_scheduler):
+        return [name for name in dask_scheduler.worker_plugins if name.startswith("nucleiflow")]
+
+    return ours
+
+
+def test_an_encrypted_scheduler_wants_certificates(tmp_path, tls):
+    with foreign(folder=tmp_path, tls=tls) as file:
+        with opened(Cluster(kind="connect", scheduler_file=file, tls=tls)) as client:
+            assert client.scheduler.address.startswith("tls://")
+            assert all(name.startswith("tls://") for name in cluster.workers(client))
+        fails(Cluster(kind="connect", scheduler_file=file), ConfigError, "needs certificates")
+        plain = tmp_path / "plain.json"
+        plain.write_text(file.read_text().replace("tls://", "tcp://"))
+        fails(Cluster(kind="connect", scheduler_file=plain), RunError, "does not answer")
+        fails(
+            Cluster(kind="connect", scheduler_file=plain, tls=tls), ConfigError, "is not encrypted"
+        )
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://192.0.2.1:8786", "tcp://scheduler.example:8786", "tcp://10.0.0.7:8786"]
+)
+def test_what_anybody_could_hear_is_refused(address, tmp_path):
+    fails(Cluster(kind="connect", scheduler_address=address), ConfigError, "so that anybody")
+    file = tmp_path / "scheduler.json"
+    file.write_text(json.dumps({"address": address}))
+    fails(Cluster(kind="connect", scheduler_file=file), ConfigError, "so that anybody")
+
+
+def test_plain_is_possible_on_purpose_and_lost_certificates_are_named(tls):
+    there = "tcp://scheduler.example:8786"
+    allowed = Cluster(kind="connect", scheduler_address=there, allow_plain=True)
+    assert cluster._address(allowed) == there
+    lost = tls.model_copy(update={"key": Path("gone.pem")})
+    fails(
+        Cluster(kind="connect", scheduler_address="tls://a:1", tls=lost),
+        ConfigError,
+        r"cluster\.tls\.key is gone\.pem",
+    )
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_scheduler_that_does_not_answer_is_one_line(listens, monkeypatch):
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listens:
+            silent.listen()
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        chosen = Cluster(kind="connect", scheduler_address=address)
+        fails(chosen, RunError, f"scheduler at {address} does not answer")
+
+
+def test_a_scheduler_without_workers_is_one_line(tmp_path):
+    with foreign(folder=tmp_path, workers=0) as file:
+        chosen = Cluster(kind="connect", scheduler_file=file, wait_minutes=0.02)
+        fails(chosen, RunError, "the scheduler has no workers")
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[]", "{'"])
+def test_a_bad_scheduler_file_is_one_line(tmp_path, content):
+    file = tmp_path / "scheduler.json"
+    if content is not None:
+        file.write_text(content)
+    fails(Cluster(kind="connect", scheduler_file=file), ConfigError, "scheduler_file")
+
+
+# sizes and GPUs
+
+
+def test_what_a_worker_must_have_follows_from_the_kind():
+    chosen = [Cluster(kind=kind) for kind in ("local", "gpu", "slurm")]
+    chosen.append(Cluster(kind="connect", scheduler_file=Path("scheduler.json")))
+    assert [cluster.device(one) for one in chosen] == ["cpu", "gpu", "gpu", "auto"]
+    assert cluster.device(Cluster(kind="slurm", device="cpu")) == "cpu"
+    with pytest.raises(ConfigError, match="use kind gpu"):
+        cluster.shape(Cluster(device="gpu"))
+
+
+THERE = [gpus.Gpu(str(n), f"GPU-{n}{n}aa", "A100") for n in range(3)] + [
+    gpus.Gpu("MIG-5", "MIG-5", "A100 (a slice)")
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "visible", "expected"),
+    [
+        (None, None, ("0", "1", "2", "MIG-5")),
+        (None, "2,0", ("2", "0")),
+        (None, "1, GPU-00aa,MIG-5", ("1", "GPU-00aa", "MIG-5")),
+        (None, "GPU-2", ("GPU-2",)),
+        (None, "1,9,0", ("1",)),
+        ((2, 0), None, ("2", "0")),
+        ((0,), "GPU-11aa,GPU-00aa", ("GPU-00aa",)),
+    ],
+)
+def test_gpus_are_named_as_cuda_takes_them(asked, visible, expected):
+    assert gpus.choose(asked, THERE, visible=visible) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "visible", "match"),
+    [
+        ((3,), None, r"GPU 3 .* not there \(there: 0 \(A100\), 1"),
+        ((0, 1), "1,2", "GPU 0 .* CUDA_VISIBLE_DEVICES allows 1,2"),
+        (None, "", "CUDA_VISIBLE_DEVICES allows none"),
+        (None, "-1", "no GPU to use"),
+        ((0,), "", "GPU 0 was asked for"),
+    ],
+)
+def test_gpus_that_are_not_there_are_an_error_that_says_what_is(asked, visible, match):
+    with pytest.raises(ConfigError, match=match):
+        gpus.choose(asked, THERE, visible=visible)
+
+
+@given(st.sets(st.integers(0, 5), min_size=1), st.sets(st.integers(0, 5)))
+def test_what_is_chosen_was_asked_for_and_allowed(asked, allowed):
+    there = [gpus.Gpu(str(n), f"GPU-{n}", "A") for n in range(6)]
+    visible = ",".join(map(str, sorted(allowed)))
+    try:
+        names = gpus.choose(sorted(asked), there, visible=visible)
+    except ConfigError:
+        assert not asked <= allowed
+    else:
+        assert list(map(int, names)) == sorted(asked)
+        assert asked <= allowed
