@@ -12,22 +12,22 @@ from datetime import UTC, datetime
 
 import psutil
 import pytest
+import s3
 
-from nucleiflow import lock, records
+from nucleiflow import lock, place, records
 from nucleiflow.errors import RunError, StoreError
 
 RUN = "0123456789abcdef" * 2
 HOLDER = """
 import sys
-from pathlib import Path
-from nucleiflow import lock
+from nucleiflow import lock, place
 from nucleiflow.errors import NucleiflowError
 
 lock.BEAT_SECONDS, lock.POLL_SECONDS, lock.LEASE_SECONDS = map(float, sys.argv[1].split(","))
 print("ready", flush=True)
 for folder in map(str.strip, sys.stdin):
     try:
-        with lock.hold(Path(folder), say=lambda text: print("said", text, flush=True)) as held:
+        with lock.hold(place.of(folder), say=lambda text: print("said", text, flush=True)) as held:
             print("held", flush=True)
             for asked in map(str.strip, sys.stdin):
                 if asked == "release":
@@ -138,7 +138,7 @@ def test_a_living_run_is_in_use_and_not_disturbed(tmp_path, other, slow):
     with pytest.raises(StoreError) as error, lock.hold(tmp_path, say=said.append):
         pytest.fail("two runs on one output")
     (line,) = said
-    assert "watching up to 100 s" in line
+    assert "waiting up to 100 s" in line
     assert f"(process {holder.process.pid}, since 20" in str(error.value)
     assert f"{tmp_path} is in use by a run on host " in str(error.value)
     assert "choose another --out" in str(error.value)
@@ -192,8 +192,8 @@ def take_watched(out):
 @pytest.mark.parametrize("change", [{"host": "elsewhere"}, {"machine": "another boot"}])
 def test_a_silent_run_of_another_machine_is_dead_after_the_lease(tmp_path, quick, change):
     write(tmp_path, pid=os.getpid() + 1, **change)
-    watching, taken = take(tmp_path)
-    assert "watching up to" in watching
+    waiting, taken = take(tmp_path)
+    assert "waiting up to" in waiting
     assert "dead" in taken
 
 
@@ -237,7 +237,7 @@ def test_who_waits_gets_what_is_given_free_meanwhile(tmp_path, slow):
     write(tmp_path, host="elsewhere")
 
     def say(text):
-        assert "watching" in text
+        assert "waiting" in text
         records.remove(tmp_path / "lock.json")
 
     with lock.hold(tmp_path, say=say) as held:
@@ -297,21 +297,45 @@ def test_an_output_that_cannot_be_written_is_said(tmp_path):
         pytest.fail("no folder")
 
 
+def race(racers, out, *, dead):
+    """One round on a free output, or on one that a dead run left; it must be free afterwards."""
+    if dead:
+        write(out, process_started=-1.0)
+    for racer in racers:
+        racer.ask(out)
+    last = [_without_watching(racer) for racer in racers]
+    first_words = sorted(word.split()[0] for word in last)
+    assert first_words == ["StoreError"] * (len(racers) - 1) + ["held"], last
+    winner = racers[last.index("held")]
+    assert winner.told("check") == "ours"
+    assert winner.told("release") == "released"
+    assert leases(out) == []
+
+
+def leases(out):
+    return [name for name in records.names(out) if name.endswith(".json")]
+
+
 def test_racing_starters_never_both_hold(tmp_path, other):
     """Real processes; every other round there is a dead lease to be followed."""
     racers = [other(), other()]
     for number in range(30):
-        out = tmp_path / str(number)
-        if number % 2:
-            write(out, process_started=-1.0)
-        for racer in racers:
-            racer.ask(out)
-        last = [_without_watching(racer) for racer in racers]
-        assert sorted(word.split()[0] for word in last) == ["StoreError", "held"], number
-        winner = racers[last.index("held")]
-        assert winner.told("check") == "ours"
-        assert winner.told("release") == "released"
-        assert os.listdir(out) == []
+        race(racers, tmp_path / str(number), dead=number % 2)
+
+
+def test_in_an_object_store(other, slow):
+    with s3.server() as (_, env), s3.reached(env):
+        out = place.of(f"s3://{s3.BUCKET}/runs")
+        racers = [other(beat=0.2, poll=0.05) for _ in range(3)]
+        for number in range(6):
+            race(racers, out / str(number), dead=number % 2)
+        assert racers[0].told(out) == "held"
+        racers[0].end()
+        with lock.hold(out, say=pytest.fail) as held:
+            held.check()
+            assert racers[1].told(out).startswith("said")
+            assert racers[1].answer().startswith(f"StoreError {out} is in use by a run on host ")
+        assert leases(out) == []
 
 
 def _without_watching(racer):

@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 
 import psutil
 import pytest
+import s3
 from rich.cells import cell_len
 
-from nucleiflow import cli, lock, records, status
+from nucleiflow import cli, lock, place, records, status
 from nucleiflow.errors import StoreError
 from nucleiflow.snapshot import SlideState, Snapshot
 
@@ -225,7 +226,7 @@ def test_thousands_of_slides_are_a_page(tmp_path):
     assert [line for line in lines if "more" in line] == [
         f"  … and {number} more" for number in (490, 90, 90, 795, 495)
     ]
-    assert (tmp_path / "status.json").stat().st_size < 250 * len(some)
+    assert (tmp_path / "status.json").stat().st_size < 160 * len(some)
 
 
 def test_names_and_reasons_cannot_move_the_terminal(tmp_path, capsys, monkeypatch):
@@ -244,6 +245,20 @@ def test_names_and_reasons_cannot_move_the_terminal(tmp_path, capsys, monkeypatc
 def test_a_name_that_is_not_text_can_be_published(tmp_path):
     status.publish(tmp_path, Snapshot([SlideState("a\udcff", "/\udcff.svs")]), final=False)
     assert look(tmp_path).slides[0].name == "a?"
+
+
+def test_a_run_in_an_object_store(capsys, monkeypatch):
+    with s3.server() as (_, env), s3.reached(env):
+        out = place.of(f"s3://{s3.BUCKET}/a run")
+        code, _, err = command(capsys, monkeypatch, out)
+        assert (code, err.count("\n")) == (2, 1)
+        with lock.hold(out, say=pytest.fail):
+            status.publish(out, Snapshot(slides(done=1, running=1)), final=False)
+            code, told, err = command(capsys, monkeypatch, out)
+        assert (code, err) == (0, "")
+        assert told.startswith(f"{out}: running on host ")
+        code, told, _ = command(capsys, monkeypatch, out)
+        assert (code, told.splitlines()[0]) == (1, f"{out}: {GO_ON}")
 
 
 @pytest.mark.parametrize("folder", ["", "not/there"])
