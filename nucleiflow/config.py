@@ -26,13 +26,12 @@ from nucleiflow.complaint import ContradictionError, SecretError, UnknownKeyErro
 KINDS = ("serial", "local", "gpu", "slurm", "connect")
 STARTED = ("local", "gpu", "slurm")  # kinds whose workers we start
 KINDS_OF = {
-    **dict.fromkeys(
-        ("workers", "threads", "memory_limit", "dashboard", "local_directory"), STARTED
-    ),
+    **dict.fromkeys(("workers", "threads", "dashboard", "local_directory"), STARTED),
     "wait_minutes": (*STARTED, "connect"),
+    "memory_limit": ("local", "gpu"),  # of slurm, `memory` is the limit
     "gpus": ("gpu",),
-    **dict.fromkeys(("scheduler_address", "scheduler_file"), ("connect",)),
-    **dict.fromkeys(("tls", "allow_plain"), ("slurm", "connect")),
+    **dict.fromkeys(("scheduler_address", "scheduler_file", "allow_plain"), ("connect",)),
+    "tls": ("slurm", "connect"),
     **dict.fromkeys(
         (
             *("queue", "account", "walltime", "cores", "memory", "interface"),
@@ -282,7 +281,7 @@ class Cluster(Frozen):
             )
 
     def _check_scheduler(self) -> None:
-        fields = ("scheduler_address", "scheduler_file", "kind", "tls")
+        fields = ("scheduler_address", "scheduler_file", "kind")
         if not self.scheduler_address and not self.scheduler_file:
             raise ContradictionError(
                 "{kind} is connect: say to which scheduler, by {scheduler_address} or "
@@ -292,15 +291,6 @@ class Cluster(Frozen):
         if self.scheduler_address and self.scheduler_file:
             raise ContradictionError(
                 "{scheduler_address} and {scheduler_file} are both given: leave one out", *fields
-            )
-        address = self.scheduler_address or ""
-        if address.startswith("tls://") and not self.tls:
-            raise ContradictionError(
-                "{scheduler_address} is tls://, which needs certificates: give {tls}", *fields
-            )
-        if address and self.tls and not address.startswith("tls://"):
-            raise ContradictionError(
-                f"{{tls}} is given, but {{scheduler_address}} is {address}: use tls://", *fields
             )
 
 

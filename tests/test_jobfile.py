@@ -255,13 +255,13 @@ def test_half_a_job_is_refused(tmp_path, text, says):
         ("{kind: serial, workers: 2}", "cluster.workers is for cluster.kind local or gpu or slurm"),
         ("kind: connect", "say to which scheduler, by cluster.scheduler_address or cluster.sched"),
         ("{kind: connect, scheduler_file: a, scheduler_address: h:1}", "are both given"),
-        ("{kind: connect, scheduler_address: tls://h:1}", "needs certificates"),
+        ("{kind: slurm, allow_plain: true}", "cluster.allow_plain is for cluster.kind connect"),
+        (
+            "{kind: slurm, memory_limit: 1GB}",
+            "cluster.memory_limit is for cluster.kind local or gpu",
+        ),
         ("{kind: connect, scheduler_address: host}", "use tls://HOST:PORT"),
         ("{kind: connect, scheduler_file: a, workers: 3}", "cluster.workers is for"),
-        (
-            "{kind: connect, scheduler_address: tcp://h:1, tls: {ca_file: a, cert: b, key: c}}",
-            "use tls://",
-        ),
         ("{kind: gpu, gpus: [0, 0]}", "cluster.gpus is a list of 2: use each GPU once"),
         ("{kind: gpu, gpus: []}", "use each GPU once"),
         ("{kind: gpu, gpus: [0, 1], workers: 3}", "cluster.workers is 3, but cluster.gpus names 2"),
