@@ -202,9 +202,8 @@ def _is_dead(out: Place, lease: Lease | Damaged, say: Callable[[str], None]) -> 
     """
     if is_gone(lease):
         return True
-    say(
-        f"{out} is locked by a run on {lease}: waiting up to {LEASE_SECONDS:.0f} s for a sign of life"
-    )
+    patience = f"waiting up to {LEASE_SECONDS:.0f} s for a sign of life"
+    say(f"{out} is locked by a run on {lease}: {patience}")
     for _ in range(round(LEASE_SECONDS / POLL_SECONDS)):
         time.sleep(POLL_SECONDS)
         now = holder(out)
