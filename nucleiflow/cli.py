@@ -455,6 +455,33 @@ def plan_command(
         raise typer.Exit(2)
 
 
+@app.command("doctor")
+def doctor_command(
+    job: Annotated[
+        Path | None, typer.Argument(help="A job file (YAML); else workers on this machine.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Start a job's cluster and examine every worker: device, versions, model, slides, output.
+
+    Exit code: 0 no faults, 1 some, 2 the job itself is at fault. Nothing is left behind.
+    """
+    from nucleiflow import doctor, jobfile
+    from nucleiflow.config import Cluster
+
+    if job is None:
+        report = doctor.examine(Cluster())
+    else:
+        loaded = jobfile.load(job)
+        report = doctor.examine(loaded.job.cluster, jobfile.wanted(loaded), str(loaded.job.out))
+    if json:
+        _print_json(report.as_json())
+    else:
+        typer.echo(report.text())
+    if report.faults:
+        raise typer.Exit(1)
+
+
 @app.command("overlay")
 def overlay_command(
     folder: Annotated[Path, typer.Argument(help="Folder that `run` made for a slide.")],

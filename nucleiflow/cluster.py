@@ -208,13 +208,26 @@ def on_each(
     return {name: _result(future, timeout_seconds) for name, future in flying.items()}
 
 
+def allowed_failures(client: Any) -> int:
+    """How many workers a task may kill before the scheduler says so."""
+
+    def allowed(dask_scheduler: Any) -> int:
+        return int(dask_scheduler.allowed_failures)
+
+    return int(client.run_on_scheduler(allowed))
+
+
 def _result(future: Any, timeout_seconds: float) -> Any | Exception:
+    from distributed import KilledWorker
+
     if not future.done():
         future.cancel()
         return RunError(f"no answer within {timeout_seconds:.0f} s")
     if future.status == "finished":
         return future.result()
     error = future.exception()
+    if isinstance(error, KilledWorker):
+        return RunError("the worker died: look at its log, and at the memory of its machine")
     return error if isinstance(error, NucleiflowError) else RunError(explain(error))
 
 
