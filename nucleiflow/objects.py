@@ -72,7 +72,7 @@ def _connect(scheme: str, bucket: str, _environment: tuple[tuple[str, str], ...]
     if scheme == "http" or found.get("endpoint", "").startswith("http://"):
         options["allow_http"] = True
     retries = {
-        "max_retries": 10,
+        "max_retries": 50,
         "retry_timeout": timedelta(seconds=RETRY_SECONDS),
         "backoff": {
             "init_backoff": timedelta(milliseconds=100),
@@ -140,8 +140,8 @@ def failure(place: ObjectPath, error: BaseException) -> StoreError:
     number, words = (int(status[1]), status[2]) if status else (0, "")
     code = re.search(r"<Code>(\w{1,60})</Code>|\(code: (\w{1,60})\)", text)
     name = (code[1] or code[2]) if code else type(error).__name__.removesuffix("Error")
+    told = f"the server refuses with {number}{f' ({name})' if code else words}"
     if number >= 500 or number in (408, 429):
-        told = f"the server refuses with {number}{words} ({name})"
         return UnreachableError(f"{place}: {told}: try again later")
     silent = "" if number else _silence(text)
     if silent:
@@ -150,25 +150,24 @@ def failure(place: ObjectPath, error: BaseException) -> StoreError:
         return UnreachableError(f"{place}: {silent} {where}: is it running?")
     if isinstance(error, FileNotFoundError):
         number = 404
-    return StoreError(f"{place}: {_cause(place, text, number, name)}")
+    first = _without_secrets(text.splitlines()[0] if text else name)[:200]
+    known = _cause(place.bucket, text, number, name)
+    return StoreError(f"{place}: {known or (told if number else first)}")
 
 
-def _cause(place: ObjectPath, text: str, number: int, name: str) -> str:
+def _cause(bucket: str, text: str, number: int, name: str) -> str | None:
     """What an answer with the status `number` and the code `name` means, and what to do."""
     denied = ("AccessDenied", "PermissionDenied", "Unauthenticated")
     keyless = ("169.254.169.254", "Missing AccessKeyId", "Missing SecretAccessKey")
     causes = {
-        f"there is no bucket {place.bucket!r}: create it, or look again": name == "NoSuchBucket",
+        f"there is no bucket {bucket!r}: create it, or look again": name == "NoSuchBucket",
         NO_KEYS: any(sign in text for sign in keyless),
         f"access denied ({name}): check the credentials and their rights": number in (401, 403)
         or name in denied,
         "no such object: check the address": number == 404,
         "the bucket is in another region: set AWS_REGION": "configured region" in text,
-        f"the server refuses with {number} ({name})": number > 0,
     }
-    first = text.splitlines()[0] if text else name
-    known = (cause for cause, holds in causes.items() if holds)
-    return next(known, _without_secrets(first)[:200])
+    return next((cause for cause, holds in causes.items() if holds), None)
 
 
 def _silence(text: str) -> str:

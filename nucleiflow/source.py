@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from nucleiflow import objects, picture, store, tiff
 from nucleiflow.errors import SlideError
-from nucleiflow.place import WEB, ObjectPath, of
+from nucleiflow.place import WEB, ObjectPath, Place, of
 from nucleiflow.slide import Slide
 
 SUFFIXES = {
@@ -50,7 +50,7 @@ def _head(path: str) -> bytes | None:
     """The first bytes of a file, None for an OME-Zarr."""
     place = of(path)
     try:
-        if isinstance(place, Path) and store.is_ome_zarr(place):
+        if _is_rather_a_folder(place) and _is_zarr(place):
             return None
         with _open(path) as file:
             return file.read(16)
@@ -64,7 +64,12 @@ def _head(path: str) -> bytes | None:
         raise SlideError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _is_zarr(place: ObjectPath) -> bool:
+def _is_rather_a_folder(place: Place) -> bool:
+    """Where to look for a Zarr first: of an object, that takes a request or more."""
+    return isinstance(place, Path) or place.scheme in WEB or place.suffix.lower() == ".zarr"
+
+
+def _is_zarr(place: Place) -> bool:
     with objects.of_slide():
         return store.is_ome_zarr(place)
 
@@ -230,6 +235,8 @@ def fingerprint(path: str) -> dict[str, Any]:
     try:
         if isinstance(place, Path) and place.is_dir():
             return _folder_fingerprint(place)
+        if isinstance(place, ObjectPath) and _is_rather_a_folder(place) and _is_zarr(place):
+            return _prefix_fingerprint(place)
         with _open(path) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)

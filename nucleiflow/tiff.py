@@ -319,7 +319,10 @@ def _dropped(series: TiffPageSeries, keep: str, samples: int) -> list[str]:
 
 def _flat_start(level: TiffPageSeries) -> int | None:
     """Where the pixels start if they lie uncompressed and in one piece: mapped, not decoded."""
-    return level.dataoffset if level.keyframe.is_memmappable and not level.is_multifile else None
+    page = level.keyframe
+    on_disk = page.parent.filehandle.is_file
+    is_plain = page.is_memmappable if on_disk else page.is_final and page.dtype is not None
+    return level.dataoffset if is_plain and not level.is_multifile else None
 
 
 def _level(
