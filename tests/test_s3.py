@@ -4,11 +4,9 @@ in one line that shows no secret.
 
 import contextlib
 import http.server
-import io
 import multiprocessing
 import os
 import pickle
-import shutil
 import socket
 import sys
 import threading
@@ -19,6 +17,7 @@ from pathlib import Path
 import command
 import numpy as np
 import pytest
+import racers
 import s3
 import tifffile
 import zarr
@@ -319,23 +318,19 @@ def test_create_where_disks_have_no_links(tmp_path, monkeypatch):
 ROUNDS = 50
 
 
-def _race(folder, mark, barrier, results):
-    wins = []
-    for number in range(ROUNDS):
-        barrier.wait(60)
-        wins.append(records.create(folder / str(number), mark))
-    results.put((mark, wins))
-
-
 def test_of_two_processes_that_create_one_wins(folder):
     barrier, results = SPAWN.Barrier(2), SPAWN.Queue()
     marks = (b"one", b"two")
-    racers = [SPAWN.Process(target=_race, args=(folder, m, barrier, results)) for m in marks]
-    for racer in racers:
-        racer.start()
-    wins = dict(results.get(timeout=120) for _ in racers)
-    for racer in racers:
-        racer.join(30)
+    given = (folder, ROUNDS)
+    processes = [
+        SPAWN.Process(target=racers.create_all, args=(*given, mark, barrier, results))
+        for mark in marks
+    ]
+    for process in processes:
+        process.start()
+    wins = dict(results.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join(30)
     for number in range(ROUNDS):
         winners = [mark for mark in marks if wins[mark][number]]
         assert len(winners) == 1
@@ -345,15 +340,10 @@ def test_of_two_processes_that_create_one_wins(folder):
 # arrays, here and there
 
 
-def _fill(path, tiles):
-    for box in tiles:
-        store.write(path, box, np.full(box.shape, box.y0 + box.x0 + 1, np.uint32))
-
-
 def test_processes_write_whole_shards_side_by_side(folder):
     path, boxes = folder / "labels.zarr", list(grid(500, 700, 128))
     store.create_array(path, (500, 700), "uint32", tile_px=128, axes="yx")
-    writers = [SPAWN.Process(target=_fill, args=(path, boxes[part::3])) for part in range(3)]
+    writers = [SPAWN.Process(target=racers.fill, args=(path, boxes[part::3])) for part in range(3)]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -447,7 +437,6 @@ def test_a_pyramid_has_the_same_pixels(slide, prefix):
 
 
 TILED = {"tile": (64, 64), "compression": "zlib"}
-FLAT = {"rowsperstrip": 300}
 
 
 @pytest.mark.parametrize(
@@ -582,7 +571,7 @@ def test_what_is_no_slide_is_refused_as_on_disk(content, told, folder):
     assert line.startswith(f"{path}: ")
     assert told in line
     if content is None:
-        assert told in refusal(SlideError, source.fingerprint, str(path)) or isinstance(path, Path)
+        assert told in refusal(SlideError, source.fingerprint, str(path))
         refusal(SlideError, source.stamp, str(path))
 
 
@@ -758,12 +747,10 @@ def test_no_credentials(there, server):
 
 def test_no_bucket(server):
     nowhere = place.of("s3://no-such-bucket/a")
-    for way in (*every_way_to_read(nowhere), records.get_json):
-        if way is not records.get_json and way.func is records.exists:
-            continue  # a HEAD does not tell
-        line = refusal(StoreError, *([way] if way is not records.get_json else [way, nowhere]))
-        assert line.startswith("s3://no-such-bucket/a")
     assert "there is no bucket 'no-such-bucket'" in refusal(StoreError, records.get, nowhere)
+    for way in every_way_to_read(nowhere):
+        if way.func is not records.exists:  # the answer to a HEAD does not say why
+            assert refusal(StoreError, way).startswith("s3://no-such-bucket/a")
     assert "whole bucket" in refusal(StoreError, records.remove_tree, nowhere.parent)
 
 
@@ -825,5 +812,3 @@ def test_a_disk_that_refuses_is_told_alike(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for way in every_way_to_write(tmp_path / "file" / "b")[:5]:
         assert refusal(StoreError, way).startswith(str(tmp_path / "file" / "b"))
-    assert isinstance(io.BytesIO(), io.IOBase)
-    shutil.rmtree(tmp_path / "file", ignore_errors=True)
