@@ -26,7 +26,7 @@ from nucleiflow import (
     unet,
 )
 from nucleiflow.config import Cluster, Failure, RunConfig, Wanted
-from nucleiflow.errors import NucleiflowError, StoreError, explain
+from nucleiflow.errors import HOLES, SOME_FAILED, NucleiflowError, StoreError, explain
 from nucleiflow.job import Job
 from nucleiflow.model import SHIPPED, Model, load
 from nucleiflow.place import Place
@@ -34,7 +34,6 @@ from nucleiflow.progress import Progress
 from nucleiflow.snapshot import SlideState, Snapshot
 from nucleiflow.stream import Pool, Start, Stream
 
-SOME_FAILED, HOLES = 3, 4  # exit codes
 PUBLISH_SECONDS = 2.0
 TOLD = (
     "status", "slide", "labels", "nuclei", "labels_digest", "height", "width", "mpp", "stain",
@@ -178,11 +177,16 @@ class _Driver:
 
     def publish(self, *, final: bool) -> None:
         """Tell other terminals how far the batch is; batch.json only where a slide has ended."""
+        self._held.check()  # what another run has taken over is no longer ours to write
         self._published = time.monotonic()
-        status.publish(self._out, self._snapshot, final=final)
-        if self._changed or final:
-            self._changed = False
-            records.put_json(self._out / "batch.json", self._content())
+        try:
+            status.publish(self._out, self._snapshot, final=final)
+            if self._changed or final:
+                records.put_json(self._out / "batch.json", self._content())
+                self._changed = False
+        except StoreError:
+            if final:
+                raise  # before that, it is tried again in a moment
 
     def _content(self) -> dict[str, Any]:
         if self._stream:

@@ -297,14 +297,11 @@ def _rehearse(loaded: Any, switches: Any, *, json: bool) -> None:
     """Print a job as resolved, its slides, and the tiles of each. Exit code 2 if one cannot run."""
     import yaml
 
-    from nucleiflow import forecast, jobfile
+    from nucleiflow import forecast, jobfile, place
 
     job, record = loaded.job, loaded.as_json()
     wanted = jobfile.wanted(loaded, switches)
-    plans = [
-        forecast.forecast([one.slide], Path(job.out), one.config, workers=1, calibrate=False)[0]
-        for one in wanted
-    ]
+    plans = forecast.forecast(wanted, place.of(job.out), workers=1, calibrate=False)
     if json:
         slides = [
             {**one.model_dump(mode="json", exclude_none=True), "plan": plan.as_json()}
@@ -421,7 +418,7 @@ def _info_text(one: dict[str, Any]) -> str:
 @app.command("plan")
 def plan_command(
     slides: Slides,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the results would go.")] = Path(),
+    out: Annotated[str, typer.Option("--out", "-o", help="Where the results would go.")] = ".",
     tile_px: TilePx = None,
     halo_px: HaloPx = None,
     level: Level = None,
@@ -435,7 +432,7 @@ def plan_command(
     json: Json = False,
 ) -> None:
     """Say what `run` would cost, and what would go wrong. Runs and writes nothing."""
-    from nucleiflow import forecast
+    from nucleiflow import batch, forecast, place
 
     config = _config(
         tile_px=tile_px,
@@ -445,7 +442,8 @@ def plan_command(
         working_mpp=working_mpp,
         model=model,
     )
-    plans = forecast.forecast(slides, out, config, workers=workers, calibrate=calibrate)
+    wanted = batch.slides(slides, config)
+    plans = forecast.forecast(wanted, place.of(out), workers=workers, calibrate=calibrate)
     if json:
         _print_json({"slides": [plan.as_json() for plan in plans]})
     else:

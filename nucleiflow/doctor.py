@@ -117,7 +117,7 @@ def _needs(slides: Sequence[Wanted], count: int) -> tuple[Needs, list[str]]:
     worker, disk, faults = 0, 0, []
     for one in slides:
         try:
-            (plan,) = forecast.forecast([one.slide], Path(), one.config, workers=1, calibrate=False)
+            (plan,) = forecast.forecast([one], Path(), workers=1, calibrate=False)
         except NucleiflowError as error:
             faults.append(explain(error))
             continue

@@ -1,5 +1,7 @@
 """What can go wrong, named by who must act. The command line prints one line for each of these."""
 
+UNFINISHED, SOME_FAILED, HOLES = 1, 3, 4  # exit codes of a batch that no single error ends
+
 
 class NucleiflowError(Exception):
     """Base of every error we raise on purpose. `exit_code` is what the command line returns."""

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import psutil
 
-from nucleiflow import cluster, flow, source, unet
-from nucleiflow.config import RunConfig
+from nucleiflow import cluster, flow, unet
+from nucleiflow.config import Wanted
 from nucleiflow.errors import NucleiflowError
 from nucleiflow.estimate import Estimate, clock, estimate
 from nucleiflow.model import SHIPPED, Model, load
+from nucleiflow.place import Place
 
 CALIBRATION_SECONDS = 3.0
 CALIBRATION_CORE_PX = 512
@@ -62,21 +63,28 @@ class Forecast:
 
 
 def forecast(
-    given: Sequence[str], out: Path, config: RunConfig, *, workers: int | None, calibrate: bool
+    wanted: Sequence[Wanted], out: Place, *, workers: int | None, calibrate: bool
 ) -> list[Forecast]:
     """A forecast for each slide; one that cannot be opened is fatal for itself only."""
-    paths = source.find(given)
-    model = load(config.model or SHIPPED)
-    shape = cluster.size(workers)
-    speed = _network_speed(model, shape.network_threads) * shape.workers if calibrate else None
-    return [_one(path, out, config, model, shape.workers, speed) for path in paths]
+    models = {path: load(path or SHIPPED) for path in {one.config.model for one in wanted}}
+    shape, speeds = cluster.size(workers), dict[Path | None, float]()
+    if calibrate:
+        speeds = {
+            path: _network_speed(model, shape.network_threads) * shape.workers
+            for path, model in models.items()
+        }
+    return [
+        _one(one, out, models[one.config.model], shape.workers, speeds.get(one.config.model))
+        for one in wanted
+    ]
 
 
 def _one(
-    path: str, out: Path, config: RunConfig, model: Model, workers: int, speed: float | None
+    wanted: Wanted, out: Place, model: Model, workers: int, speed: float | None
 ) -> Forecast:
+    path = wanted.slide
     try:
-        job, slide = flow.prepare(path, "plan", out, config, model)
+        job, slide = flow.prepare(path, wanted.name, out, wanted.config, model)
     except NucleiflowError as error:
         return Forecast(path, 0, 0, 0, 0, None, None, workers, str(error), ())
     with slide:
@@ -92,9 +100,8 @@ def _one(
             f"{workers} workers may need {cost.worker_bytes * workers / 1e9:.1f} GB of the "
             f"{memory / 1e9:.1f} GB that are free: use a smaller --tile-px or fewer --workers"
         )
-    free = shutil.disk_usage(_existing(out)).free
-    fatal = None
-    if cost.disk_bytes > free:
+    free, fatal = _free_bytes(out), None
+    if free is not None and cost.disk_bytes > free:
         fatal = f"{out} has {free / 1e9:.1f} GB free, {cost.disk_bytes / 1e9:.1f} GB may be needed"
     grid = job.grid
     return Forecast(
@@ -103,11 +110,14 @@ def _one(
     )  # fmt: skip
 
 
-def _existing(path: Path) -> Path:
-    path = path.absolute()
+def _free_bytes(out: Place) -> int | None:
+    """Free space of a disk; None of an object store, which does not say."""
+    if not isinstance(out, Path):
+        return None
+    path = out.absolute()
     while not path.exists():
         path = path.parent
-    return path
+    return shutil.disk_usage(path).free
 
 
 def _network_speed(model: Model, threads: int) -> float:

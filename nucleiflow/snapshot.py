@@ -65,7 +65,6 @@ class Snapshot:
     tiles_done: int = 0
     in_flight: int = 0
     workers: int = 0
-    fraction_at_start: float = 0.0
 
     def count(self, state: State) -> int:
         return sum(one.state == state for one in self.slides)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from nucleiflow import lock, progress, records
-from nucleiflow.errors import StoreError
+from nucleiflow.errors import HOLES, SOME_FAILED, UNFINISHED, StoreError
 from nucleiflow.estimate import clock
 from nucleiflow.place import Place
 from nucleiflow.snapshot import SlideState, Snapshot
@@ -22,7 +22,6 @@ MOST_SHOWN, FEW = 10, 5  # slides of a kind that needs attention, or none
 FRAME_SECONDS = 2.0  # between two looks of `--watch`
 LOOK_SECONDS = 0.5
 LATE_SECONDS = 60.0  # a living run that was silent for longer is worth a word
-UNFINISHED, TROUBLE = 1, 3  # exit codes
 
 Life = Literal["starting", "running", "stopped", "finished"]
 Row = tuple[str, ...]
@@ -85,10 +84,12 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 running or all done, 3 slides failed or have holes, 1 stopped before the end."""
-        if any(one.state == "failed" or one.holes for one in self.slides):
-            return TROUBLE
-        return UNFINISHED if self.life == "stopped" else 0
+        """0 running or all done, 3 slides failed, 4 some have holes, 1 stopped before the end."""
+        if any(one.state == "failed" for one in self.slides):
+            return SOME_FAILED
+        if self.life == "stopped":
+            return UNFINISHED
+        return HOLES if any(one.holes for one in self.slides) else 0
 
     def as_json(self) -> dict[str, Any]:
         now = self.status.snapshot if self.status else Snapshot()

@@ -161,7 +161,6 @@ class Stream:
     def run(self, slides: Sequence[SlideState], starts: Iterator[Start]) -> None:
         """All slides to their ends. Raises RunError if the cluster is gone."""
         self.snapshot.slides = list(slides)
-        self.snapshot.fraction_at_start = self.snapshot.fraction
         waiting = enumerate(starts)
         more = True
         self._pool.listen(self._events.put)
@@ -256,8 +255,7 @@ class Stream:
         course.stage, course.next, course.left = found, 0, len(found.tiles)
         course.trouble = {}
         state = self.snapshot.slides[course.number]
-        state.stage, state.tiles = found.name, found.total
-        state.tiles_done = found.total - len(found.tiles)
+        state.begin(found.name, found.total - len(found.tiles), found.total)
         if course.left == 0:
             self._advance(course)
         else:
@@ -399,8 +397,8 @@ class Stream:
             if stage.done(tile):
                 self._done(course, stage)
                 return
-        except Exception as error:
-            self._end(course, error)
+        except Exception as refusal:
+            self._end(course, refusal)
             return
         trouble = course.trouble.setdefault(tile, _Trouble())
         trouble.deaths_alone += flight.alone

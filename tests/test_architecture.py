@@ -16,11 +16,11 @@ LAYERS = (
     "__init__ errors box complaint config snapshot place credentials",
     "slide receptive plan normalise stain tissue seeds merge grow pyramid augment metrics overlay "
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
-    "card cardpage manifest plainyaml roster diagnosis",
+    "card cardpage manifest plainyaml roster diagnosis digest provenance stream",
     "objects records",
-    "tiff picture store unet gpus slurm progress fetch",
+    "tiff picture store unet gpus slurm pool progress fetch",
     "source cluster checkup doctor tasks look flow batch forecast show showcase train classic "
-    "layouts dataset evaluate describe weakspots lock status jobfile",
+    "layouts dataset evaluate describe weakspots lock status jobfile holes rerun",
     "cli __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
@@ -29,7 +29,7 @@ DOORS = {
     "tensorflow": {"unet", "train"},
     "keras": {"unet", "train"},
     "dask": {"cluster"},
-    "distributed": {"cluster", "slurm", "pool"},
+    "distributed": {"cluster", "slurm"},
     "dask_jobqueue": {"slurm"},
     "pynvml": {"gpus"},
     "zarr": {"store"},
@@ -46,7 +46,7 @@ SCIENCE = {"scipy", "skimage"}  # for layer 1, where arrays go in and out, and t
 MODULES = sorted(PACKAGE.glob("*.py"))
 TREES = {path.stem: ast.parse(path.read_text()) for path in MODULES}
 COMMANDS = (
-    *("run", "submit", "status", "info", "plan", "doctor", "overlay"),
+    *("run", "submit", "status", "rerun", "info", "plan", "doctor", "overlay"),
     *("train", "evaluate", "fetch", "model", "demo"),
 )
 MACHINE_PATH = re.compile(r"(?<![\w.<>)}\]*$~-])/(?:home|Users|root|work|scratch)/\w")

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 import nucleiflow
-from nucleiflow import progress, source, unet
+from nucleiflow import progress, source, stream, unet
 
 
 def needs(path):
@@ -221,25 +221,22 @@ def test_run_json_tells_of_failure(tmp_path):
 
 def test_progress_is_plain_lines_without_a_terminal(monkeypatch, small_slide, tmp_path):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    options = ("--workers", 0, "--tile-px", 128)
+    monkeypatch.setattr(stream, "TICK_SECONDS", 0.0)
+    options = ("--workers", 0, "--tile-px", 64)
     done = command.nucleiflow("run", small_slide, "--out", tmp_path, *options)
     assert (done.code, done.out) == (0, "")
     lines = done.err.splitlines()
     tiles = [line for line in lines if re.search(r"\d+/\d+ tiles", line)]
     pattern = r"small  (\w+)  (\d+)/(\d+) tiles  \d+\.\d\d MP/s  \d+:\d\d:\d\d left"
     told = [re.fullmatch(pattern, line).groups() for line in tiles]
-    assert [int(done) for name, done, _ in told if name == "segment"] == list(range(1, 13))
-    assert {total for name, _, total in told if name == "segment"} == {"12"}
-    assert list(dict.fromkeys(name for name, _, _ in told)) == [
-        "image",
-        "segment",
-        "label",
-        "pyramid",
-    ]
+    segmented = [int(done) for name, done, _ in told if name == "segment"]
+    assert segmented == sorted(segmented)
+    assert {total for name, _, total in told if name == "segment"} <= {"35"}
+    assert segmented, "nothing was told of the longest stage"
     assert "\r" not in done.err
     assert "\x1b" not in done.err
     last = lines[-1]
-    assert re.match(r"small: [\d,]+ nuclei in 0\.1 MP, \d+\.\d s \(.* MP/s\) -> ", last)
+    assert re.match(r"small: .*; [\d,]+ nuclei in 0\.1 MP, \d+\.\d s \(.* MP/s\) -> ", last)
 
 
 def test_final_word_says_what_was_done(finished):

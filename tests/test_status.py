@@ -89,7 +89,7 @@ def test_what_is_published_is_read(tmp_path):
     first = SlideState(
         *("a", "/a.svs", "running", "segment", 3, 12, 8.5, None, 1, 60.0, None, 0, False, 0.1)
     )
-    now = Snapshot([first, *slides(waiting=2)], 10.0, 4.0, 7, 3, 2, 0.25)
+    now = Snapshot([first, *slides(waiting=2)], 10.0, 4.0, 7, 3, 2)
     status.publish(tmp_path, now, final=False)
     found = status.read(tmp_path)
     assert found.snapshot == now
@@ -211,7 +211,7 @@ def test_holes_alone_are_worth_an_exit_code(tmp_path):
     some = slides(done=1)
     some[0].holes = 1
     status.publish(tmp_path, Snapshot(some), final=True)
-    assert look(tmp_path).exit_code == 3
+    assert look(tmp_path).exit_code == 4
 
 
 def test_thousands_of_slides_are_a_page(tmp_path):
