@@ -4,17 +4,21 @@ import os
 import stat
 import subprocess
 import time
+from pathlib import Path
 
+import command
 import pytest
 import slurm as daemons
+import yaml
 
-from nucleiflow import cluster, slurm
+from nucleiflow import cluster, showcase, slurm
 from nucleiflow.config import Cluster
 from nucleiflow.errors import ConfigError, RunError
 
 REASON = daemons.missing()
 real = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 PATIENCE_SECONDS = 90
+JOB = Path(__file__).parents[1] / "jobs" / "slurm.yaml"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -194,6 +198,59 @@ def test_a_queue_that_stands_still_is_quoted(tmp_path):
         cluster.open(held, nothing(), demand=lambda: 1),
     ):
         pass
+
+
+@pytest.fixture(scope="module")
+def three_slides(field, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("three")
+    for number in range(3):
+        corner = 100 * number
+        pixels = field[corner : corner + 500, corner : corner + 600]
+        showcase.write_slide(folder / f"slide{number}.ome.tif", pixels)
+    return folder
+
+
+def as_a_user_edits_it(folder, slides):
+    """jobs/slurm.yaml, with what differs on this machine."""
+    content = yaml.safe_load(JOB.read_text())
+    lines = [f"{path}," for path in sorted(slides.glob("*.tif"))]
+    (folder / "slides.csv").write_text("\n".join(["slide,stain", *lines]))
+    content.update(manifest="slides.csv", out="results", tiles={"tile_px": 128})
+    content["cluster"].update(
+        workers=2, device="cpu", queue="debug", cores=1, threads=1, memory="3 GB", interface="lo",
+        job_extra=["--gres=gpu:1"], log_folder="logs", wait_minutes=3,
+    )  # fmt: skip
+    path = folder / "slurm.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@real
+@pytest.mark.slow
+def test_a_batch_goes_on_when_a_job_is_cancelled_and_gives_the_same_labels(three_slides, tmp_path):
+    alone = tmp_path / "alone"
+    done = command.nucleiflow("run", three_slides, "--out", alone, "--workers", 0, "--quiet")
+    assert (done.code, done.out, done.err) == (0, "", "")
+    with command.start("submit", as_a_user_edits_it(tmp_path, three_slides)) as process:
+        out = tmp_path / "results"
+        until = time.monotonic() + PATIENCE_SECONDS
+        while not list(out.glob("*/work/records/segment/*.npz")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        running = [job for job, state in daemons.jobs().items() if state == "RUNNING"]
+        assert running
+        subprocess.run(["scancel", running[0]], check=True)
+        assert not (out / "slide2" / "run.json").exists(), "it was cancelled in the middle"
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    for number in range(3):
+        name = f"slide{number}"
+        expected, found = command.labels(alone / name), command.labels(out / name)
+        assert expected.max() > 20
+        assert command.digest(found) == command.digest(expected)
+    assert not list((tmp_path / "logs").glob(".tls-*"))
+    await_end(set(daemons.jobs()))
 
 
 def test_without_slurm_the_error_says_where_to_go(tmp_path, monkeypatch):
