@@ -91,8 +91,8 @@ def _connect(scheme: str, bucket: str, _environment: tuple[tuple[str, str], ...]
 def _check(place: ObjectPath, found: dict[str, str]) -> None:
     """Without keys, obstore asks the cloud's machine, which only Amazon's endpoints believe."""
     endpoint = found.get("endpoint", "")
-    if "@" in endpoint:
-        raise ConfigError(f"{place}: credentials do not belong into AWS_ENDPOINT_URL")
+    if endpoint and not re.fullmatch(r"https?://[\w.:\[\]-]+(/[^\s@]*)?", endpoint, re.ASCII):
+        raise ConfigError(f"{place}: AWS_ENDPOINT_URL is not of the form https://host:port")
     if (
         endpoint
         and "amazonaws.com" not in endpoint
@@ -116,8 +116,9 @@ def reported(place: ObjectPath) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        if isinstance(error, OSError) or type(error).__module__.startswith("obstore"):
+    except BaseException as error:  # a panic of the library is no Exception
+        theirs = type(error).__module__.startswith(("obstore", "pyo3_runtime"))
+        if isinstance(error, OSError) or theirs:
             raise failure(place, error) from None
         raise
 
@@ -151,17 +152,19 @@ def failure(place: ObjectPath, error: BaseException) -> StoreError:
     if isinstance(error, FileNotFoundError):
         number = 404
     first = _without_secrets(text.splitlines()[0] if text else name)[:200]
-    known = _cause(place.bucket, text, number, name)
+    known = _cause(place, text, number, name)
     return StoreError(f"{place}: {known or (told if number else first)}")
 
 
-def _cause(bucket: str, text: str, number: int, name: str) -> str | None:
+def _cause(place: ObjectPath, text: str, number: int, name: str) -> str | None:
     """What an answer with the status `number` and the code `name` means, and what to do."""
     denied = ("AccessDenied", "PermissionDenied", "Unauthenticated")
     keyless = ("169.254.169.254", "Missing AccessKeyId", "Missing SecretAccessKey")
     causes = {
-        f"there is no bucket {bucket!r}: create it, or look again": name == "NoSuchBucket",
-        NO_KEYS: any(sign in text for sign in keyless),
+        f"there is no bucket {place.bucket!r}: create it, or look again": name == "NoSuchBucket",
+        (NO_KEYS if place.scheme == "s3" else "no credentials in the environment"): any(
+            sign in text for sign in keyless
+        ),
         f"access denied ({name}): check the credentials and their rights": number in (401, 403)
         or name in denied,
         "no such object: check the address": number == 404,
@@ -186,7 +189,7 @@ def _without_secrets(text: str) -> str:
     text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1", text)
     with contextlib.suppress(ConfigError):
         for key, secret in credentials.settings().items():
-            if key not in ("region", "endpoint") and secret:
+            if key not in ("region", "endpoint") and len(secret) >= 8:
                 text = text.replace(secret, "…")
     return text
 

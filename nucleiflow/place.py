@@ -11,6 +11,8 @@ from nucleiflow.errors import ConfigError
 
 WEB = ("http", "https")  # read only, and nothing can be listed
 SCHEMES = ("s3", "gs", "az", *WEB)
+BUCKET = r"[A-Za-z0-9$][A-Za-z0-9._-]*"
+HOST = r"([A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?"
 
 
 @dataclass(frozen=True, order=True)
@@ -93,8 +95,8 @@ def of(text: str | Place) -> Place:
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in ("file", *SCHEMES))
         raise ConfigError(f"{text}: {scheme}:// is not supported: give a path or one of {known}")
-    if not bucket:
-        raise ConfigError(f"{text}: no bucket: give {scheme}://bucket/prefix")
+    if not re.fullmatch(HOST if scheme in WEB else BUCKET, bucket):
+        raise ConfigError(f"{text}: {bucket!r} is no bucket: give {scheme}://bucket/prefix")
     return ObjectPath(scheme, bucket, "") / key.lstrip("/")
 
 

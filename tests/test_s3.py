@@ -129,7 +129,9 @@ def test_what_a_text_means(text, expected):
     ("text", "told"),
     [
         ("ftp://host/a", "ftp:// is not supported"),
-        ("s3:///a", "no bucket"),
+        ("s3:///a", "is no bucket"),
+        ("s3://my bucket/a", "is no bucket"),
+        ("https://a?b/c", "is no bucket"),
         ("s3://b/../c", "'..'"),
         ("file://host/a", "file:///path"),
         ("https://me:wrong-secret@host/a", "environment"),
@@ -216,6 +218,23 @@ def test_credentials_that_cannot_be_had(home, tmp_path):
     assert "'nobody'" in line
     (tmp_path / ".aws" / "credentials").write_text("aws_secret_access_key wrong-secret\n")
     assert "no valid AWS file" in refusal(ConfigError, credentials.settings, home)
+
+
+@pytest.mark.parametrize("endpoint", ["host:9000", "http://a b", "http://me:wrong-secret@host"])
+def test_an_endpoint_that_is_none_is_refused(endpoint):
+    with s3.reached(s3.environment(endpoint)):
+        line = refusal(ConfigError, records.get, place.of("s3://b/a"))
+    assert "AWS_ENDPOINT_URL is not of the form https://host:port" in line
+
+
+def test_a_panic_of_the_library_is_told():
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+
+    def panics():
+        with objects.reported(place.of("s3://b/a")):
+            raise panic("invalid")
+
+    assert refusal(StoreError, panics) == "s3://b/a: invalid"
 
 
 def test_a_profile_in_a_file_reaches_the_server(server, prefix, tmp_path):
