@@ -156,14 +156,14 @@ def others(tmp_path):
     """A scheduler and two workers that somebody else has started; their processes."""
     file = tmp_path / "scheduler.json"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    dask = [sys.executable, "-m", "distributed.cli"]
-    common = ["--scheduler-file", str(file)]
-    loopback = ["--host", "127.0.0.1", "--no-dashboard"]
-    scheduler = [*dask[:-1], "distributed.cli.dask_scheduler", *common, "--port", "0", *loopback]
-    worker = [*dask[:-1], "distributed.cli.dask_worker", *common, "--nthreads", "2", *loopback]
+    common = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard"]
+    scheduler = ["scheduler", *common, "--port", "0"]
+    worker = ["worker", *common, "--nthreads", "2"]
     processes = [
-        subprocess.Popen(one, cwd=tmp_path, **quiet) for one in (scheduler, worker, worker)
+        subprocess.Popen([sys.executable, "-m", "dask", *one], cwd=tmp_path, **quiet)
+        for one in (scheduler, worker, worker)
     ]
+    wait_for(file.exists, processes[0])
     yield file, processes
     for process in processes:
         process.kill()
