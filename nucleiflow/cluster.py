@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import tempfile
 import time
 import uuid
@@ -155,7 +156,7 @@ def open(  # noqa: A001, as in cluster.open(…)
     begin = {"local": _local, "gpu": _gpu, "slurm": _slurm, "connect": _connect}.get(chosen.kind)
     if begin is None:
         raise ConfigError(f"the cluster kind {chosen.kind} has no workers to open")
-    count = 1 if chosen.kind == "connect" else shape(chosen).workers
+    count = sys.maxsize if chosen.kind == "connect" else shape(chosen).workers
     penalty = slurm.PENALTY_SECONDS if chosen.kind == "slurm" else math.inf
     roster = Roster(count, penalty)
     with (
@@ -172,11 +173,11 @@ def open(  # noqa: A001, as in cluster.open(…)
 def workers(client: Any) -> dict[str, int]:
     """Threads of each worker that is ready for tiles, by address.
 
-    Raises the fault of the workers that could not begin when no place is left for others.
+    Raises the fault of workers that could not begin when none is left that could.
     """
     roster = _CREWS[client].hear()
-    roster.check()
     known = client.nthreads()
+    roster.check(known)
     return {name: int(count) for name, count in known.items() if name in roster.ready}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from nucleiflow.errors import NucleiflowError
@@ -46,7 +47,7 @@ class Roster:
         if job:
             self.heard.add(job)
 
-    def check(self) -> None:
-        """Raises the latest fault when no place is left."""
-        if not self.left:
+    def check(self, known: Collection[str] = ()) -> None:
+        """Raises the latest fault when no place is left, or all workers that are known have one."""
+        if not self.left or (known and self.faults.keys() >= {*known}):
             raise list(self.faults.values())[-1]

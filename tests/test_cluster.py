@@ -12,6 +12,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import foreign
 import psutil
 import pytest
 from hypothesis import given
@@ -203,30 +204,11 @@ def test_ctrl_c_closes_without_a_word(tmp_path, to_all):
 
 
 @contextlib.contextmanager
-def foreign(*, tls=None, workers=1, folder, env=None):
-    """A scheduler and workers that somebody else started, by Dask's own commands."""
-    file = folder / "scheduler.json"
-    flags = ["--scheduler-file", file, "--host", "127.0.0.1", "--no-dashboard"]
-    if tls:
-        flags += ["--tls-ca-file", tls.ca_file, "--tls-cert", tls.cert, "--tls-key", tls.key]
-        flags += ["--protocol", "tls"]
-    with contextlib.ExitStack() as stack:
-        dask = [sys.executable, "-m", "dask"]
-        log = stack.enter_context((folder / "dask.log").open("w"))
-        whole = {**os.environ, **(env or {})}
-
-        def start(*command):
-            process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=whole)
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
-            return process
-
-        start(*dask, "scheduler", "--port", 0, *flags)
-        while not file.exists():
-            time.sleep(0.1)
-        for _ in range(workers):
-            start(*dask, "worker", "--nthreads", 1, *flags)
-        yield file
+def existing(folder, *, tls=None, workers=1):
+    with foreign.scheduler(folder, tls=tls) as worker:
+        for number in range(workers):
+            worker(f"w{number}")
+        yield folder / "scheduler.json"
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +223,7 @@ def tls(tmp_path_factory):
 
 
 def test_an_existing_scheduler_is_left_as_it_was(tmp_path):
-    with foreign(folder=tmp_path) as file:
+    with existing(tmp_path) as file:
         chosen = Cluster(kind="connect", scheduler_file=file)
         notes = [tmp_path / "one", tmp_path / "two"]
         pids = set()
@@ -270,8 +252,31 @@ def plugins():
     return ours
 
 
+def test_a_foreign_worker_that_joins_broken_gets_no_tiles_and_stays(tmp_path):
+    def breaks():
+        if "BROKEN" in os.environ:
+            raise RunError("worker is broken: mend it")
+
+    with foreign.scheduler(tmp_path) as worker:
+        sound = worker("sound")
+        chosen = Cluster(kind="connect", scheduler_file=tmp_path / "scheduler.json")
+        with opened(chosen, breaks) as client:
+            before = cluster.workers(client)
+            worker("broken", BROKEN="1")
+            client.wait_for_workers(2, timeout=60)
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                assert cluster.workers(client) == before
+                time.sleep(0.1)
+            sound.kill()
+            with pytest.raises(RunError, match="worker is broken: mend it"):
+                await_workers(client, lambda known: False)
+            assert len(client.nthreads()) == 1, "it belongs to somebody else"
+        fails(chosen, RunError, "worker is broken: mend it", breaks)
+
+
 def test_an_encrypted_scheduler_wants_certificates(tmp_path, tls):
-    with foreign(folder=tmp_path, tls=tls) as file:
+    with existing(tmp_path, tls=tls) as file:
         with opened(Cluster(kind="connect", scheduler_file=file, tls=tls)) as client:
             assert client.scheduler.address.startswith("tls://")
             assert all(name.startswith("tls://") for name in cluster.workers(client))
@@ -319,7 +324,7 @@ def test_a_scheduler_that_does_not_answer_is_one_line(listens, monkeypatch):
 
 
 def test_a_scheduler_without_workers_is_one_line(tmp_path):
-    with foreign(folder=tmp_path, workers=0) as file:
+    with existing(tmp_path, workers=0) as file:
         chosen = Cluster(kind="connect", scheduler_file=file, wait_minutes=0.02)
         fails(chosen, RunError, "the scheduler has no workers")
 
@@ -391,3 +396,36 @@ def test_what_is_chosen_was_asked_for_and_allowed(asked, allowed):
     else:
         assert list(map(int, names)) == sorted(asked)
         assert asked <= allowed
+
+
+def test_nvml_is_asked_for_gpus_and_slices(monkeypatch):
+    """No GPU here: NVML's functions, by their own names, answer for a machine that has three."""
+    import pynvml
+
+    def mig_mode(device):
+        if device == 2:
+            raise pynvml.NVMLError_NotSupported
+        return (pynvml.NVML_DEVICE_MIG_ENABLE if device == 1 else 0), 0
+
+    def mig_slice(device, index):
+        if index == 1:
+            raise pynvml.NVMLError_NotFound
+        return f"{device}.{index}"
+
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: 3,
+        "nvmlDeviceGetHandleByIndex": lambda number: number,
+        "nvmlDeviceGetName": lambda device: "A100",
+        "nvmlDeviceGetUUID": lambda device: f"UUID-{device}",
+        "nvmlDeviceGetMigMode": mig_mode,
+        "nvmlDeviceGetMaxMigDeviceCount": lambda device: 3,
+        "nvmlDeviceGetMigDeviceHandleByIndex": mig_slice,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+    assert [gpu.name for gpu in gpus.found()] == ["0", "UUID-1.0", "UUID-1.2", "2"]
+    monkeypatch.setenv(gpus.VARIABLE, "UUID-1.2,2")
+    assert gpus.chosen(None) == ("UUID-1.2", "2")
+    assert cluster.shape(Cluster(kind="gpu")).workers == 2

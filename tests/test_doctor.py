@@ -1,15 +1,13 @@
 """The doctor finds what is really broken, names who has it, and leaves nothing behind."""
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
-import sys
 import textwrap
-import time
 
 import command
+import foreign
 import numpy as np
 import pytest
 import slurm as daemons
@@ -26,35 +24,6 @@ CAN_UNSHARE = (
 apart = pytest.mark.skipif(not CAN_UNSHARE, reason="mount namespaces need root")
 
 
-@contextlib.contextmanager
-def scheduler(folder, allowed_failures=3):
-    """A scheduler that others started, and how to start a worker of it in its own surroundings."""
-    file = folder / "scheduler.json"
-    flags = ["--scheduler-file", file, "--host", "127.0.0.1", "--no-dashboard"]
-    dask = [sys.executable, "-m", "dask"]
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context((folder / "dask.log").open("w"))
-
-        def start(*command, **env):
-            whole = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **env}
-            process = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=whole)
-            stack.callback(process.wait)
-            stack.callback(process.terminate)
-
-        def worker(name, *mounts, **env):
-            line = [*dask, "worker", "--nthreads", 1, "--name", name, "--no-nanny", *flags]
-            if mounts:
-                before = "".join(f"mount --bind {one} && " for one in mounts)
-                line = ["unshare", "-m", "sh", "-c", before + 'exec "$@"', "sh", *line]
-            start(*line, **env)
-
-        failures = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": str(allowed_failures)}
-        start(*dask, "scheduler", "--port", 0, *flags, **failures)
-        while not file.exists():
-            time.sleep(0.1)
-        yield worker
-
-
 def job(folder, slide, **chosen):
     path = folder / "job.yaml"
     content = {
@@ -64,15 +33,6 @@ def job(folder, slide, **chosen):
     }
     path.write_text(json.dumps(content))
     return path
-
-
-def await_workers(folder, count):
-    from distributed import Client
-
-    address = json.loads((folder / "scheduler.json").read_text())["address"]
-    with Client(address) as client:
-        client.wait_for_workers(count, timeout=60)
-        return {info["name"]: name for name, info in client.scheduler_info()["workers"].items()}
 
 
 def consult(*arguments):
@@ -126,13 +86,13 @@ def test_what_is_broken_on_one_worker_is_found_there(small_slide, tmp_path):
     private.mkdir()
     empty = tmp_path / "empty"
     empty.touch()
-    with scheduler(tmp_path) as worker:
+    with foreign.scheduler(tmp_path) as worker:
         worker("sound")
         worker("other", PYTHONPATH=f"{shim}:{late}")
         worker("blind", f"-o ro {out} {out}", f"{empty} {slide}")
         worker("apart", f"{private} {out}")
         worker("model", f"{other} {SHIPPED}")
-        names = await_workers(tmp_path, 5)
+        names = foreign.await_workers(tmp_path, 5)
         code, report = consult(job(tmp_path, slide))
     assert code == 1
     found = {}
@@ -157,9 +117,9 @@ def test_what_is_broken_on_one_worker_is_found_there(small_slide, tmp_path):
 
 
 def test_a_worker_without_the_gpu_it_was_given_is_found(small_slide, tmp_path):
-    with scheduler(tmp_path, allowed_failures=0) as worker:
+    with foreign.scheduler(tmp_path, allowed_failures=0) as worker:
         worker("lost", CUDA_VISIBLE_DEVICES="5")
-        names = await_workers(tmp_path, 1)
+        names = foreign.await_workers(tmp_path, 1)
         code, report = consult(job(tmp_path, small_slide, device="gpu"))
     assert code == 1
     ((fault, who),) = told(report).items()
