@@ -1,0 +1,57 @@
+"""The digest of labels: the same for every tiling, another for every other image."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from nucleiflow import digest
+from nucleiflow.box import Box, grid
+
+labels = arrays(
+    np.uint32, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3)
+)
+
+
+def of(image, step):
+    """Digest of an image (h, w) that is cut into tiles."""
+    height, width = image.shape
+    boxes = grid(height, width, step)
+    return digest.total(digest.share(image[box.slices()], box, width) for box in boxes)
+
+
+@given(labels, st.integers(1, 12), st.integers(1, 12))
+def test_the_tiling_does_not_matter(image, one, other):
+    assert of(image, one) == of(image, other)
+
+
+@given(labels, st.data())
+def test_a_single_pixel_matters(image, data):
+    y, x = (data.draw(st.integers(0, side - 1)) for side in image.shape)
+    other = image.copy()
+    other[y, x] += 1 + data.draw(st.integers(0, 5))
+    assert of(image, 4) != of(other, 4)
+
+
+@given(labels)
+def test_the_order_of_names_matters(image):
+    swapped = np.array([0, 2, 1, 3], np.uint32)[image]
+    assert (of(image, 5) == of(swapped, 5)) == np.array_equal(image, swapped)
+
+
+def test_a_place_matters():
+    one, other = np.zeros((2, 3, 4), np.uint32)
+    one[0, 1] = other[1, 0] = 7
+    assert of(one, 4) != of(other, 4)
+
+
+def test_large_places_and_labels_are_not_cut_off():
+    image = np.full((1, 1), 2**32 - 1, np.uint32)
+    far = Box(99_999, 99_999, 100_000, 100_000)
+    seen = {
+        digest.total([digest.share(value, box, 100_000)])
+        for value in (image, image - 1)
+        for box in (far, Box(0, 0, 1, 1))
+    }
+    assert len(seen) == 4
+    assert all(len(one) == 32 for one in seen)
