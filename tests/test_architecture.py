@@ -16,7 +16,8 @@ LAYERS = (
     "__init__ errors box complaint config snapshot place credentials",
     "slide receptive plan normalise stain tissue seeds merge grow pyramid augment metrics overlay "
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
-    "card cardpage manifest plainyaml roster diagnosis digest provenance stream",
+    "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
+    "stream",
     "objects records",
     "tiff picture store unet gpus slurm pool progress fetch",
     "source cluster checkup doctor tasks look flow batch forecast show showcase train classic "

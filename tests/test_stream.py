@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nucleiflow import pool, stream
+from nucleiflow import pool, slots, stream
 from nucleiflow.config import Failure
 from nucleiflow.errors import RunError, SlideError, StoreError
 from nucleiflow.snapshot import SlideState
@@ -21,7 +21,7 @@ QUICK = Failure(pause_seconds=0.0)
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(stream, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(slots, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(stream, "TICK_SECONDS", 0.01)
 
 
