@@ -8,6 +8,7 @@ import getpass
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -117,9 +118,23 @@ def jobs(
         yield cluster
 
 
+@contextlib.contextmanager
+def _ctrl_c_kept() -> Iterator[None]:
+    """dask-jobqueue, when it is imported, makes Ctrl-C a successful end of the program."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start(chosen: Cluster, threads: int, roster: Roster, security: Any, logs: Path) -> Any:
-    from dask_jobqueue import SLURMCluster
-    from dask_jobqueue.slurm import SLURMJob
+    with _ctrl_c_kept():
+        try:
+            from dask_jobqueue import SLURMCluster
+            from dask_jobqueue.slurm import SLURMJob
+        except ImportError:
+            raise ConfigError("Slurm jobs need pip install 'nucleiflow[slurm]'") from None
     from distributed.deploy.spec import ProcessInterface
 
     class Job(SLURMJob):  # type: ignore[misc]

@@ -1,8 +1,10 @@
 """Workers as jobs of a real Slurm: pinned, replaced, encrypted, and never without a reason."""
 
 import os
+import signal
 import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -225,6 +227,27 @@ def as_a_user_edits_it(folder, slides):
     return path
 
 
+def await_tiles(process, out):
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not list(out.glob("*/work/records/segment/*.npz")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@real
+@pytest.mark.slow
+def test_ctrl_c_ends_a_batch_and_its_jobs(three_slides, tmp_path):
+    with command.start("submit", as_a_user_edits_it(tmp_path, three_slides)) as process:
+        await_tiles(process, tmp_path / "results")
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "stopped: the same command goes on from here"
+    assert "Traceback" not in err
+    await_end(set(daemons.jobs()))
+
+
 @real
 @pytest.mark.slow
 def test_a_batch_goes_on_when_a_job_is_cancelled_and_gives_the_same_labels(three_slides, tmp_path):
@@ -233,11 +256,7 @@ def test_a_batch_goes_on_when_a_job_is_cancelled_and_gives_the_same_labels(three
     assert (done.code, done.out, done.err) == (0, "", "")
     with command.start("submit", as_a_user_edits_it(tmp_path, three_slides)) as process:
         out = tmp_path / "results"
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not list(out.glob("*/work/records/segment/*.npz")):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        await_tiles(process, out)
         running = [job for job, state in daemons.jobs().items() if state == "RUNNING"]
         assert running
         subprocess.run(["scancel", running[0]], check=True)
@@ -257,6 +276,17 @@ def test_without_slurm_the_error_says_where_to_go(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with (
         pytest.raises(ConfigError, match="sbatch is not on the PATH"),
+        cluster.open(jobs(tmp_path), nothing(), demand=lambda: 1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("lacking", ["dask_jobqueue", "cryptography"])
+def test_without_the_extra_the_error_says_what_to_install(tmp_path, monkeypatch, lacking):
+    monkeypatch.setattr(slurm.shutil, "which", lambda command: command)
+    monkeypatch.setitem(sys.modules, lacking, None)
+    with (
+        pytest.raises(ConfigError, match=r"pip install 'nucleiflow\[slurm\]'"),
         cluster.open(jobs(tmp_path), nothing(), demand=lambda: 1),
     ):
         pass
