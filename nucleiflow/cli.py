@@ -13,6 +13,56 @@ import typer
 
 from nucleiflow import __version__
 from nucleiflow.errors import ConfigError, NucleiflowError
+from nucleiflow.options import (
+    INPUT,
+    Account,
+    AllowPlain,
+    CaFile,
+    Cert,
+    Channel,
+    ClusterKind,
+    Cores,
+    Dashboard,
+    Device,
+    Gpus,
+    HaloPx,
+    Interface,
+    JobExtra,
+    JobPath,
+    JobPrologue,
+    Json,
+    Key,
+    Level,
+    LocalDirectory,
+    LogFolder,
+    Manifest,
+    Memory,
+    MemoryLimit,
+    ModelPath,
+    Mpp,
+    OnBadTile,
+    OutFolder,
+    OutPlace,
+    PauseSeconds,
+    Queue,
+    Quiet,
+    Restart,
+    Retries,
+    RetryHoles,
+    SchedulerAddress,
+    SchedulerFile,
+    Slides,
+    SomeSlides,
+    StainOption,
+    Threads,
+    TilePx,
+    WaitMinutes,
+    Walltime,
+    WholeSlide,
+    Workers,
+    WorkingMpp,
+    option,
+)
 
 STOPPED = 130
 app = typer.Typer(
@@ -23,137 +73,6 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-INPUT, READ, FAILS, CLUSTER, SLURM, CONNECT = (
-    "Slides and results",
-    "How slides are read",
-    "When a tile fails",
-    "Cluster",
-    "Slurm jobs (--cluster slurm)",
-    "An existing scheduler (--cluster connect)",
-)
-
-
-def _option(panel: str | None, told: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=told, rich_help_panel=panel, **more)
-
-
-Slides = Annotated[
-    list[str], typer.Argument(help="Slides: files, folders, OME-Zarr stores or quoted globs.")
-]
-SomeSlides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="SLIDE", help="Slides: files, folders, OME-Zarr stores, s3:// or quoted globs."
-    ),
-]
-Slide = Annotated[str, typer.Argument(help="A slide: a file or an OME-Zarr store.")]
-JobPath = Annotated[Path, typer.Argument(metavar="JOB", help="A job file (YAML), as in jobs/.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only errors.")]
-Restart = Annotated[bool, _option(INPUT, "Begin anew, whatever the output holds.", "--restart")]
-RetryHoles = Annotated[
-    bool, _option(FAILS, "Try the holes of an earlier run again.", "--retry-holes")
-]
-OutFolder = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
-OutPlace = Annotated[
-    str, _option(INPUT, "Folder for the results, or s3://bucket/prefix.", "--out", "-o")
-]
-Manifest = Annotated[
-    Path | None,
-    _option(INPUT, "CSV: a slide a line, with options of its own (columns slide, id, mpp, …)."),
-]
-TilePx = Annotated[int | None, _option(READ, "Side of a tile, px. The labels do not depend on it.")]
-HaloPx = Annotated[
-    int | None, _option(READ, "Margin of a window, px; at least what the model needs.")
-]
-Level = Annotated[
-    int | None,
-    _option(READ, "Level of the slide to read, 0 is finest; else what suits the model."),
-]
-Mpp = Annotated[
-    float | None, _option(READ, "µm per pixel of level 0, where the file lacks it or is wrong.")
-]
-WorkingMpp = Annotated[
-    float | None, _option(READ, "µm per pixel to work at, resampled to where no level has it.")
-]
-StainOption = Annotated[
-    str | None, _option(READ, "fluorescence, brightfield or h&e; else recognised.")
-]
-Channel = Annotated[
-    str | None, _option(READ, "Channel with the nuclei: a name or a number from 0.")
-]
-WholeSlide = Annotated[
-    bool, _option(READ, "Also segment where the tissue mask sees nothing.", "--whole-slide")
-]
-ModelPath = Annotated[Path | None, _option(READ, "A .keras file of your own.", "--model")]
-OnBadTile = Annotated[
-    str | None,
-    _option(
-        FAILS,
-        "hole: leave it out, recorded, and go on; fail-slide: its slide fails.",
-        show_default="hole",
-    ),
-]
-Retries = Annotated[
-    int | None,
-    _option(FAILS, "Further attempts at a tile, on another worker if there is.", show_default="2"),
-]
-PauseSeconds = Annotated[
-    float | None,
-    _option(FAILS, "Pause before the first of them; it doubles each time.", show_default="1"),
-]
-ClusterKind = Annotated[
-    str | None,
-    _option(CLUSTER, "serial, local, gpu, slurm or connect.", "--cluster", show_default="local"),
-]
-Workers = Annotated[
-    int | None,
-    _option(
-        CLUSTER,
-        "Worker processes (local), GPUs (gpu) or jobs at most (slurm); 0 works in this process.",
-        min=0,
-    ),
-]
-Threads = Annotated[int | None, _option(CLUSTER, "Tiles that a worker has in hand at once.")]
-Device = Annotated[
-    str | None,
-    _option(CLUSTER, "What each worker must have: auto, cpu or gpu.", show_default="auto"),
-]
-Gpus = Annotated[
-    str | None,
-    _option(CLUSTER, "Numbers of the GPUs to use, such as 0,1.", show_default="all of them"),
-]
-MemoryLimit = Annotated[str | None, _option(CLUSTER, "Most memory of a worker, such as 16GB.")]
-WaitMinutes = Annotated[
-    float | None,
-    _option(CLUSTER, "How long the first worker may take.", show_default="3; 60 for slurm"),
-]
-LocalDirectory = Annotated[str | None, _option(CLUSTER, "Scratch folder of the workers.")]
-Dashboard = Annotated[str | None, _option(CLUSTER, "Address of Dask's dashboard, such as :8787.")]
-Queue = Annotated[str | None, _option(SLURM, "Partition.")]
-Account = Annotated[str | None, _option(SLURM, "Account that pays.")]
-Walltime = Annotated[str | None, _option(SLURM, "Time of a job.", show_default="04:00:00")]
-Cores = Annotated[int | None, _option(SLURM, "CPU cores of a job.", show_default="8")]
-Memory = Annotated[str | None, _option(SLURM, "Memory of a job.", show_default="32 GB")]
-Interface = Annotated[str | None, _option(SLURM, "Network of the scheduler, such as ib0.")]
-JobExtra = Annotated[
-    list[str] | None, _option(SLURM, "Another option of sbatch, such as --gres=gpu:a100:1; again.")
-]
-JobPrologue = Annotated[
-    list[str] | None, _option(SLURM, "A shell line before the worker, such as 'module load cuda'.")
-]
-LogFolder = Annotated[Path | None, _option(SLURM, "Folder for the logs of the jobs.")]
-SchedulerAddress = Annotated[str | None, _option(CONNECT, "Such as tls://10.0.0.5:8786.")]
-SchedulerFile = Annotated[Path | None, _option(CONNECT, "File that the scheduler wrote.")]
-CaFile = Annotated[
-    Path | None, _option(CONNECT, "Certificate authority (PEM); also for slurm.", "--tls-ca-file")
-]
-Cert = Annotated[Path | None, _option(CONNECT, "Certificate (PEM).", "--tls-cert")]
-Key = Annotated[Path | None, _option(CONNECT, "Its private key (PEM).", "--tls-key")]
-AllowPlain = Annotated[
-    bool, _option(CONNECT, "Talk to another machine without TLS.", "--allow-plain")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -235,7 +154,7 @@ def submit_command(
     context: typer.Context,
     job: JobPath,
     out: Annotated[
-        str | None, _option(INPUT, "Folder for the results, instead of the job's.", "--out", "-o")
+        str | None, option(INPUT, "Folder for the results, instead of the job's.", "--out", "-o")
     ] = None,
     restart: Restart = False,
     retry_holes: RetryHoles = False,
