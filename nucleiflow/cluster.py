@@ -43,6 +43,10 @@ SETTINGS = {
     "distributed.worker.memory.spill": False,  # worker that pauses would hold its tiles for ever
     "distributed.worker.memory.pause": False,
 }
+UNHEARD = (  # warnings that are told better: by `dashboard`, by the doctor
+    r"(?s)\s*Port \d+ is already in use",
+    r"(?s).*Mismatched versions",
+)
 QUIET = ("distributed", "tornado", "asyncio", "bokeh")
 
 
@@ -286,7 +290,7 @@ def _own(chosen: Cluster, nannies: dict[Any, Any]) -> Iterator[_Begun]:
     options = {
         "host": "127.0.0.1",
         "dashboard": True,
-        "dashboard_address": chosen.dashboard or "127.0.0.1:0",
+        "dashboard_address": chosen.dashboard_address,
     }
     with contextlib.ExitStack() as stack:
         with _deaf_children():
@@ -355,7 +359,6 @@ def _connect(chosen: Cluster, roster: Roster, demand: _Demand) -> Iterator[_Begu
     del roster, demand
     address = _address(chosen)
     security = _security(chosen.tls) if chosen.tls else None
-    warnings.filterwarnings("ignore", message="(?s).*Mismatched versions")  # doctor tells better
     try:
         asyncio.run(asyncio.wait_for(_greet(address, security), CONNECT_SECONDS))
         client = Client(address, security=security, timeout=CONNECT_SECONDS, name="nucleiflow")
@@ -511,6 +514,8 @@ def _why_none(client: Any, cluster: Any, kind: str) -> str:
 @contextlib.contextmanager
 def _hushed() -> Iterator[None]:
     """Libraries tell their users' tracebacks, we tell ours in one line."""
+    for message in UNHEARD:
+        warnings.filterwarnings("ignore", message=message)
     levels = {name: logging.getLogger(name).level for name in QUIET}
     try:
         for name in QUIET:

@@ -242,6 +242,12 @@ class Cluster(Frozen):
     log_folder: File | None = None
     local_directory: Line | None = None
 
+    @property
+    def dashboard_address(self) -> str:
+        """Where the dashboard listens; a bare port is of this machine alone."""
+        given = self.dashboard or ":0"
+        return f"127.0.0.1{given}" if given.startswith(":") else given
+
     @field_validator("job_extra")
     @classmethod
     def _are_options(cls, given: tuple[str, ...]) -> tuple[str, ...]:

@@ -171,7 +171,7 @@ def _start(chosen: Cluster, threads: int, roster: Roster, security: Any, logs: P
         worker_extra_args=[
             "--no-dashboard", "--lifetime", f"{life}s", "--lifetime-stagger", f"{stagger}s",
         ],
-        scheduler_options={"dashboard_address": chosen.dashboard or "127.0.0.1:0"},
+        scheduler_options={"dashboard_address": chosen.dashboard_address},
         security=security,
         silence_logs=False,
     )  # fmt: skip

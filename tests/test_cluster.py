@@ -77,6 +77,28 @@ def test_local_workers_are_prepared_once_each_and_bound_to_loopback(tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(pids, "x")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tornado's socket
+def test_the_dashboard_is_where_it_is_said_to_be_and_gives_way(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with opened(Cluster(workers=1, dashboard=f":{port}")) as client:
+            address = cluster.dashboard(client)
+            assert address.startswith("http://127.0.0.1:")
+            assert f":{port}/" not in address
+    with opened(Cluster(workers=1, dashboard=f":{port}")) as client:
+        assert cluster.dashboard(client) == f"http://127.0.0.1:{port}/status"
+        listens = [
+            one.laddr.ip
+            for one in psutil.Process().net_connections()
+            if one.status == "LISTEN" and one.laddr.port == port
+        ]
+        assert listens == ["127.0.0.1"]
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        assert cluster.dashboard(client) is None, "without bokeh there is nothing to see"
+
+
 def test_workers_come_back_prepared_however_often_they_are_killed(tmp_path):
     with opened(Cluster(workers=1), note_in(tmp_path)) as client:
         for _ in range(4):
