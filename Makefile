@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types tests bench-memory bench-networks bench-scales clean
+.PHONY: demo test lint types tests bench-memory bench-networks bench-scales bench-batch clean
 
 demo: $(VENV)/.run
 	$(BIN)/nucleiflow demo demo
@@ -28,6 +28,9 @@ bench-networks: $(VENV)/.test
 
 bench-scales: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/scales.py runs/scales
+
+bench-batch: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/batch.py
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -127,7 +127,7 @@ class Dask:
             perform,
             task,
             tiles,
-            key=f"tiles-{self._run}-{ticket}",
+            key=(f"tiles-{self._run}", ticket),  # one group of tasks, not one each
             workers=[worker],
             allow_other_workers=False,
             pure=False,
