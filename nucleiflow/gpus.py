@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from nucleiflow.errors import ConfigError
@@ -119,5 +120,12 @@ def _same(one: str, other: str, there: Sequence[Gpu]) -> bool:
 
 
 def chosen(asked: Sequence[int] | None) -> tuple[str, ...]:
-    """`choose` among this machine's GPUs."""
-    return choose(asked, found(), visible=os.environ.get(VARIABLE))
+    """`choose` among this machine's GPUs.
+
+    Without NVML's Python package those that are named are taken as named: workers look themselves.
+    """
+    if asked is not None and find_spec("pynvml") is None:
+        there = tuple(Gpu(str(number), str(number), "not looked at") for number in asked)
+    else:
+        there = found()
+    return choose(asked, there, visible=os.environ.get(VARIABLE))

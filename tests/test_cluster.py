@@ -451,3 +451,14 @@ def test_nvml_is_asked_for_gpus_and_slices(monkeypatch):
     monkeypatch.setenv(gpus.VARIABLE, "UUID-1.2,2")
     assert gpus.chosen(None) == ("UUID-1.2", "2")
     assert cluster.shape(Cluster(kind="gpu")).workers == 2
+
+
+def test_without_nvml_s_package_gpus_are_taken_as_named_or_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.delenv(gpus.VARIABLE, raising=False)
+    assert gpus.chosen((2, 0)) == ("2", "0")
+    with pytest.raises(ConfigError, match=r"pip install 'nucleiflow\[gpu\]', or name them"):
+        gpus.chosen(None)
+    monkeypatch.setenv(gpus.VARIABLE, "0")
+    with pytest.raises(ConfigError, match="GPU 2 was asked for"):
+        gpus.chosen((2, 0))
