@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -54,7 +55,16 @@ def missing():
         return f"no Slurm here ({', '.join(lacking)}): apt-get install slurm-wlm munge"
     if os.geteuid() != 0:
         return "a Slurm of one's own needs root"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _make_gpu(Path(folder) / "gpu")
+        except OSError as error:
+            return f"no devices can be made here: {error.strerror}"
     return None
+
+
+def _make_gpu(path):
+    os.mknod(path, 0o20666, os.makedev(1, 3))  # as /dev/null
 
 
 @contextlib.contextmanager
@@ -76,7 +86,7 @@ def _configure(state):
     for name in ("state", "spool"):
         (state / name).mkdir(parents=True)
     for number in range(2):
-        os.mknod(state / f"gpu{number}", 0o20666, os.makedev(1, 3))  # as /dev/null
+        _make_gpu(state / f"gpu{number}")
     facts = {
         "host": socket.gethostname().split(".")[0],
         "state": state,
