@@ -62,19 +62,19 @@ Findings = Mapping[str, Finding]
 
 
 def faults(
-    found: Findings, own: Finding, needs: Needs, skews: Mapping[str, float], *, pinned: bool
+    found: Findings, own: Finding, needs: Needs, skews: Mapping[str, float], *, kind: str
 ) -> list[Fault]:
     """All that is wrong, each fault once with everybody that has it.
 
     `own` is what the driver finds on its own machine, `skews` how far clocks are apart for sure,
-    seconds; `pinned`: every worker was given a device of its own.
+    seconds; `kind` is that of the cluster.
     """
     told = chain(
         ((HERE, text) for text in own.faults),
         ((name, text) for name, one in found.items() for text in one.faults),
         _versions(found, own),
         _clocks(skews),
-        _shared_gpus(found, pinned=pinned),
+        _shared_gpus(found, kind),
         _memory(found, needs),
         _disk(found, needs),
         _answers(found, own),
@@ -105,8 +105,14 @@ def _clocks(skews: Mapping[str, float]) -> _Told:
             yield name, f"the clock is {seconds:+.0f} s off this machine's: set it, by NTP"
 
 
-def _shared_gpus(found: Findings, *, pinned: bool) -> _Told:
-    """Two processes on one GPU; with `pinned` those on the CPU that play at having one count."""
+def _shared_gpus(found: Findings, kind: str) -> _Told:
+    """Two processes on one GPU; of the kind gpu, those on the CPU that play at having one count.
+
+    Slurm may show each job its own GPUs alone, all of them as number 0: nothing follows from that.
+    """
+    if kind == "slurm":
+        return
+    pinned = kind == "gpu"
     owners: dict[tuple[str, str], list[str]] = {}
     for name, one in found.items():
         if one.given and (pinned or one.device not in (None, "CPU")):

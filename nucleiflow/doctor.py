@@ -93,7 +93,7 @@ def examine(chosen: Cluster, wanted: Sequence[Wanted] = (), out: str | None = No
         seen = _this_process(visit) if chosen.kind == "serial" else _workers(chosen, visit)
     own = checkup.examine(Visit("cpu", 0, visit.models[:1]))
     own = replace(own, faults=(*unplanned, *unmarked, *own.faults))
-    faults = diagnosis.faults(seen.found, own, needs, seen.skews, pinned=chosen.kind == "gpu")
+    faults = diagnosis.faults(seen.found, own, needs, seen.skews, kind=chosen.kind)
     if len(slides) < len(wanted):
         seen.notes.append(f"{len(slides)} of {len(wanted)} slides were read, spread over the batch")
     notes = [*seen.notes, *diagnosis.notes(seen.found, own)]

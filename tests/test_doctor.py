@@ -192,9 +192,9 @@ def answered(maps):
     return Answer(maps.tobytes().hex(), 0.1, maps)
 
 
-def judged(found, own=None, needs=None, skews=(), pinned=False):
+def judged(found, own=None, needs=None, skews=(), kind="local"):
     needs = needs or Needs()
-    faults = diagnosis.faults(found, own or finding(), needs, dict(skews), pinned=pinned)
+    faults = diagnosis.faults(found, own or finding(), needs, dict(skews), kind=kind)
     return {one.text: one.who for one in faults}
 
 
@@ -222,18 +222,19 @@ A100 = {"given": "0", "device": "A100"}
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "pinned", "shared"),
+    ("one", "other", "kind", "shared"),
     [
-        (A100, A100, False, True),
-        (A100, {**A100, "given": "1"}, False, False),
-        (A100, {**A100, "host": "b"}, False, False),
-        ({"given": "0"}, {"given": "0"}, False, False),
-        ({"given": "0"}, {"given": "0"}, True, True),
-        ({}, {}, True, False),
+        (A100, A100, "connect", True),
+        (A100, {**A100, "given": "1"}, "gpu", False),
+        (A100, {**A100, "host": "b"}, "connect", False),
+        (A100, A100, "slurm", False),
+        ({"given": "0"}, {"given": "0"}, "connect", False),
+        ({"given": "0"}, {"given": "0"}, "gpu", True),
+        ({}, {}, "gpu", False),
     ],
 )
-def test_two_workers_on_one_gpu_are_found(one, other, pinned, shared):
-    faults = judged({"x": finding(**one), "y": finding(**other)}, pinned=pinned)
+def test_two_workers_on_one_gpu_are_found(one, other, kind, shared):
+    faults = judged({"x": finding(**one), "y": finding(**other)}, kind=kind)
     assert list(faults.values()) == ([("x", "y")] if shared else [])
 
 
@@ -256,7 +257,7 @@ def test_a_fault_that_all_share_is_one_line():
     faults = judged(found, finding(faults=("no disk",)))
     assert faults["no disk"] == (diagnosis.HERE, "x", "y", "z")
     report = doctor.Report("local", found, {}, doctor.diagnosis.faults(
-        found, finding(), Needs(), {}, pinned=False), [])  # fmt: skip
+        found, finding(), Needs(), {}, kind="local"), [])  # fmt: skip
     assert "fault  all 3 workers: numpy is 1 there and 2 here" in report.text()
     assert report.text().endswith("2 faults")
 

@@ -85,6 +85,15 @@ def test_a_worker_killed_at_any_stage_changes_nothing(stage, undisturbed, small_
     assert digest(tmp_path) == undisturbed
 
 
+@pytest.mark.parametrize("task", ["look", "merge", "tally"])
+def test_a_worker_killed_in_a_step_of_the_whole_slide(task, undisturbed, small_slide, tmp_path):
+    harm = sabotage.environment(tmp_path / "harm", task, 0, "kill", times=1)
+    done = ended(start(small_slide, tmp_path / "out", **harm))
+    assert done.code == 0, done.err
+    assert sabotage.attempts(tmp_path / "harm") == 1
+    assert digest(tmp_path / "out") == undisturbed
+
+
 def test_a_tile_that_always_kills_its_worker_is_the_only_hole(small_slide, tmp_path):
     harm = sabotage.environment(tmp_path / "harm", "segment", 17, "kill")
     done = ended(start(small_slide, tmp_path / "out", **harm))
