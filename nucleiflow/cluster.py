@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from nucleiflow import errors, gpus, slurm
+from nucleiflow import errors, forgetful, gpus, slurm
 from nucleiflow.config import Cluster, Tls
 from nucleiflow.errors import ConfigError, NucleiflowError, RunError, explain
 from nucleiflow.roster import Roster
@@ -291,6 +291,7 @@ def _own(chosen: Cluster, nannies: dict[Any, Any]) -> Iterator[_Begun]:
         "host": "127.0.0.1",
         "dashboard": True,
         "dashboard_address": chosen.dashboard_address,
+        "extensions": forgetful.extensions(),
     }
     with contextlib.ExitStack() as stack:
         with _deaf_children():

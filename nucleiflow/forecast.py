@@ -79,9 +79,7 @@ def forecast(
     ]
 
 
-def _one(
-    wanted: Wanted, out: Place, model: Model, workers: int, speed: float | None
-) -> Forecast:
+def _one(wanted: Wanted, out: Place, model: Model, workers: int, speed: float | None) -> Forecast:
     path = wanted.slide
     try:
         job, slide = flow.prepare(path, wanted.name, out, wanted.config, model)

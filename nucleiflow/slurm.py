@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nucleiflow import forgetful
 from nucleiflow.config import Cluster
 from nucleiflow.errors import ConfigError, RunError
 from nucleiflow.roster import Roster
@@ -171,7 +172,10 @@ def _start(chosen: Cluster, threads: int, roster: Roster, security: Any, logs: P
         worker_extra_args=[
             "--no-dashboard", "--lifetime", f"{life}s", "--lifetime-stagger", f"{stagger}s",
         ],
-        scheduler_options={"dashboard_address": chosen.dashboard_address},
+        scheduler_options={
+            "dashboard_address": chosen.dashboard_address,
+            "extensions": forgetful.extensions(),
+        },
         security=security,
         silence_logs=False,
     )  # fmt: skip

@@ -18,7 +18,7 @@ LAYERS = (
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
     "stream",
-    "objects records",
+    "objects records forgetful",
     "tiff picture store unet gpus slurm pool progress fetch",
     "source cluster checkup doctor tasks look flow batch forecast show showcase train classic "
     "layouts dataset evaluate describe weakspots lock status jobfile holes rerun",
@@ -30,7 +30,7 @@ DOORS = {
     "tensorflow": {"unet", "train"},
     "keras": {"unet", "train"},
     "dask": {"cluster"},
-    "distributed": {"cluster", "slurm"},
+    "distributed": {"cluster", "slurm", "forgetful"},
     "dask_jobqueue": {"slurm"},
     "pynvml": {"gpus"},
     "zarr": {"store"},
