@@ -22,7 +22,7 @@ from nucleiflow import (
     tasks,
 )
 from nucleiflow.config import RunConfig, Wanted
-from nucleiflow.errors import ConfigError, NucleiflowError, RunError, StoreError
+from nucleiflow.errors import ConfigError, NucleiflowError, RunError, SlideError, StoreError
 from nucleiflow.job import Job
 from nucleiflow.model import Model
 from nucleiflow.place import Place
@@ -168,6 +168,7 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
     seconds: dict[str, float] = {}
     yield from _timed(_image(job), seconds)
     job = replace(job, holes=holes.tiles(job, "image"))
+    _some_left(job, job.holes, range(len(job.grid)), SlideError)
     looking = partial(tasks.look, job, config.stain, config.channel, tissue_only=config.tissue_only)
     yield from _timed([_solo(job, "look", looking)], seconds)
     job = look.known(job)
@@ -176,9 +177,14 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
     whole = [tile for tile in tissue_tiles if tile not in job.holes]
     yield from _timed([_segment(job, whole)], seconds)
     job = replace(job, holes=job.holes | holes.tiles(job, "segment"))
-    _some_left(job, tissue_tiles)
+    _some_left(job, job.holes, tissue_tiles, RunError)
     yield from _timed([_solo(job, "merge", partial(tasks.merge, job))], seconds)
-    yield from _timed([_label(job)], seconds)
+    near = _near_seeds(job)
+    labelling = partial(tasks.label, job)
+    yield from _timed(
+        [_stage(job, "label", labelling, near, "label", may_have_holes=True)], seconds
+    )
+    _some_left(job, holes.tiles(job, "label"), near, RunError)
     yield from _timed(_pyramid(job, "pyramid", "labels", tasks.shrink_labels), seconds)
     yield from _timed([_solo(job, "tally", partial(tasks.tally, job))], seconds)
     return _finish(job, config, mark, len(tissue_tiles), seconds)
@@ -240,21 +246,20 @@ def _pyramid(job: Job, name: str, kind: str, shrink: Callable[..., None]) -> Ite
             return
 
 
-def _label(job: Job) -> Stage:
+def _near_seeds(job: Job) -> list[int]:
     """Tiles that hold seeds, and those that a neighbour's nuclei may grow into."""
     seeded = records.done(job.records("new"))
     reach = job.postprocessing.grow_px
-    near = {other for tile in seeded for other in job.grid.around(tile, reach)} - job.holes
-    task = partial(tasks.label, job)
-    return _stage(job, "label", task, sorted(near), "label", may_have_holes=True)
+    return sorted({other for tile in seeded for other in job.grid.around(tile, reach)} - job.holes)
 
 
-def _some_left(job: Job, tissue_tiles: Sequence[int]) -> None:
-    """A slide of nothing but holes has failed. Raises RunError with the first reason."""
-    if tissue_tiles and job.holes.issuperset(tissue_tiles):
-        raise RunError(
-            f"{job.slide}: every tile failed, the first like this: {holes.found(job)[0]['reason']}"
-        )
+def _some_left(
+    job: Job, bad: frozenset[int], tiles: Sequence[int], kind: type[NucleiflowError]
+) -> None:
+    """A slide of nothing but holes has failed. Raises `kind`, with the last reason."""
+    if tiles and bad.issuperset(tiles):
+        reason = holes.found(job)[-1]["reason"]
+        raise kind(f"{job.slide}: every tile failed, like this: {reason}")
 
 
 def _create(job: Job) -> None:

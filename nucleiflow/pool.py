@@ -88,6 +88,7 @@ class Dask:
         self._client, self._alive, self._patience = client, alive, patience_seconds
         self._listener: Listener = lambda _: None
         self._flying: dict[int, tuple[Any, str]] = {}
+        self._arrived: set[int] = set()  # bundles whose workers were there after they were sent
         self._lock = threading.Lock()
         self._run, self._last_seen = uuid.uuid4().hex[:8], time.monotonic()
         self._steps = ThreadPoolExecutor(STEP_THREADS, "nucleiflow-step")
@@ -117,9 +118,11 @@ class Dask:
                 "then run the same command again, finished tiles are kept"
             )
         with self._lock:
-            lost = [ticket for ticket, (_, at) in self._flying.items() if at not in known]
-        for ticket in lost:
-            self._end(Ended(ticket))
+            flying = {ticket: at for ticket, (_, at) in self._flying.items()}
+        for ticket, at in flying.items():
+            if at not in known:
+                self._end(Ended(ticket, began=ticket in self._arrived))
+        self._arrived = {ticket for ticket, at in flying.items() if at in known}
         return known
 
     def submit(self, ticket: int, task: Task, tiles: Sequence[int], worker: str) -> None:

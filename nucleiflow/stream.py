@@ -22,6 +22,7 @@ from nucleiflow.snapshot import SlideState, Snapshot
 Task = Callable[[int], None]
 
 ALONE_DEATHS = 2  # workers that a tile must kill while it is alone on them, to be blamed
+UNSURE = 0.125  # what a death counts if the tile may never have reached that worker
 BUNDLE_SECONDS, BUNDLE_TILES = 0.25, 64  # quick tiles travel together
 TICK_SECONDS = 0.2
 AHEAD = 2  # slides that are ready for the network while another is in it
@@ -39,11 +40,15 @@ class Reply:
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a bundle: a reply, an error of the transport, or neither: its worker died."""
+    """The end of a bundle: a reply, an error of the transport, or neither: its worker died.
+
+    `began` is False where it is not sure that the bundle ever reached that worker.
+    """
 
     ticket: int
     reply: Reply | None = None
     error: Exception | None = None
+    began: bool = True
 
 
 class Pool(Protocol):
@@ -103,7 +108,7 @@ class _Trouble:
     """What befell one tile so far."""
 
     failures: int = 0
-    deaths_alone: int = 0
+    deaths_alone: float = 0.0
     avoid: str = ""
 
 
@@ -360,7 +365,7 @@ class Stream:
                 self._outcome(flight, tile, ended.error)
         else:
             for tile in flight.tiles:
-                self._died(flight, tile)
+                self._died(flight, tile, began=ended.began)
 
     def _note(self, flight: _Flight, reply: Reply) -> None:
         self.peak_bytes[reply.process] = reply.peak_bytes
@@ -387,7 +392,7 @@ class Stream:
             due = time.monotonic() + pause, self._order, course, stage, tile
             heapq.heappush(self._again, due)
 
-    def _died(self, flight: _Flight, tile: int) -> None:
+    def _died(self, flight: _Flight, tile: int, *, began: bool) -> None:
         """The worker of a tile is gone: the tile is guilty only if it was alone, and twice."""
         course, stage = flight.course, flight.stage
         if course.stage is not stage:
@@ -400,7 +405,7 @@ class Stream:
             self._end(course, refusal)
             return
         trouble = course.trouble.setdefault(tile, _Trouble())
-        trouble.deaths_alone += flight.alone
+        trouble.deaths_alone += flight.alone * (1.0 if began else UNSURE)
         if trouble.deaths_alone < ALONE_DEATHS:
             self._suspects.append((course, stage, tile))
             return

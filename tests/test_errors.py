@@ -430,7 +430,12 @@ def test_a_fault_in_a_tile_names_the_tile(monkeypatch, small_slide, tmp_path):
     from nucleiflow import tasks
 
     monkeypatch.setattr(tasks, "grow", boom)
-    options = ("--tile-px", 128, *QUIET)
-    line = one_line(command.nucleiflow("run", small_slide, "--out", tmp_path, *options), OURS)
+    options = ("--tile-px", 128, "--pause-seconds", 0, *QUIET)
+    strict = ("--on-bad-tile", "fail-slide")
+    line = one_line(
+        command.nucleiflow("run", small_slide, "--out", tmp_path / "a", *options, *strict), OURS
+    )
+    lenient = command.nucleiflow("run", small_slide, "--out", tmp_path / "b", *options)
+    assert "every tile failed, like this: boom and more" in one_line(lenient, OURS)
     assert re.search(r"RuntimeError: boom and more \(in tile \d+\); see --debug", line)
     assert command.looks_finished(tmp_path) == []

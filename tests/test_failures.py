@@ -281,7 +281,8 @@ def test_a_disk_that_refuses_a_write(undisturbed, small_slide, tmp_path):
 
 
 def test_two_runs_on_one_output_exclude_each_other(undisturbed, small_slide, tmp_path):
-    first = start(small_slide, tmp_path)
+    harm = sabotage.environment(tmp_path / "harm", "segment", 9, "error", times=1)
+    first = start(small_slide, tmp_path, "--pause-seconds", 20, **harm)  # so that it lasts
     wait_for((tmp_path / "lock.json").exists, first)
     second = command.outside("run", small_slide, "--out", tmp_path, *TILES, "--workers", 0)
     assert second.code == 2, second.err
