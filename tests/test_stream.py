@@ -345,3 +345,22 @@ def test_what_a_worker_cannot_send_is_told_in_words():
     assert isinstance(error, RunError)
     assert "3 and" in str(error)
     assert "in tile 3" in str(error)
+
+
+def test_a_worker_that_was_already_gone_says_nothing_of_the_tile():
+    """Suspects that are sent to dead addresses never ran: they are no proof, however often."""
+    dead = []
+
+    class Late(Mortal):
+        def submit(self, ticket, task, tiles, worker):
+            if tiles == (7,) and len(dead) < 2 * stream.ALONE_DEATHS:
+                dead.append(worker)
+                self._listener(Ended(ticket, began=False))
+                return
+            super().submit(ticket, task, tiles, worker)
+
+    slides = Slides([8])
+    slides.run(Late())
+    assert len(dead) == 2 * stream.ALONE_DEATHS
+    assert not slides.holes
+    assert set(slides.done) == slides.all_tiles()
