@@ -1,4 +1,4 @@
-"""Records of all tiles -> for each tile, the label of each of its seeds. Pure.
+"""Records of all tiles -> for each tile, the label and the owner of each of its seeds. Pure.
 
 Memory follows the seeds that touch a seam and one row of tiles, not the slide.
 """
@@ -21,6 +21,17 @@ Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Named:
+    """The seeds of tile `index`: `new` (count + 1,) uint32 is the label of each, 0 for none;
+    `owner` (count + 1,) int32 is the tile that holds the first pixel of each label.
+    """
+
+    index: int
+    new: NDArray[np.uint32]
+    owner: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
 class _United:
     """Seeds that a seam cuts. `ids` are sorted; the rest is by piece (`part`) or by whole."""
 
@@ -30,10 +41,8 @@ class _United:
     area: Ids
 
 
-def merge(
-    grid: Grid, read: Read, *, min_area_px: int = 1
-) -> Iterator[tuple[int, NDArray[np.uint32]]]:
-    """For each tile with seeds, in raster order: its index and `old -> new` (count + 1,) uint32.
+def merge(grid: Grid, read: Read, *, min_area_px: int = 1) -> Iterator[Named]:
+    """For each tile with seeds, in raster order: what its seeds are called.
 
     `read` gives a tile's record, or None for a tile that was skipped; it is called twice for each.
     A seed's label is the rank, over the slide, of its first pixel in raster order; seeds of less
@@ -41,6 +50,8 @@ def merge(
     """
     united, start = _unite(grid, read)
     whole_label = np.zeros(len(united.first), np.uint32)
+    y, x = np.divmod(united.first, grid.width)
+    whole_owner = (y // grid.tile_px * grid.columns + x // grid.tile_px).astype(np.int32)
     given = 0
     for row in range(grid.rows):
         pieces = []
@@ -66,7 +77,9 @@ def merge(
         for index, new, whole in maps:
             cut = whole >= 0
             new[1:][cut] = whole_label[whole[cut]]
-            yield index, new
+            owner = np.full(len(new), index, np.int32)
+            owner[1:][cut] = whole_owner[whole[cut]]
+            yield Named(index, new, owner)
 
 
 def _row(grid: Grid, row: int) -> range:

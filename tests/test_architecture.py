@@ -17,11 +17,13 @@ LAYERS = (
     "slide receptive plan normalise stain tissue seeds merge grow pyramid augment metrics overlay "
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
-    "stream",
+    "stream kernels measure neighbours tracing outline qupath reportpage batchpage charts fields "
+    "deepzoom audit focus quality",
     "objects records forgetful",
-    "tiff picture store unet gpus slurm pool progress fetch",
+    "tiff picture store unet gpus slurm pool progress fetch tables",
     "source cluster checkup doctor tasks look flow batch forecast show showcase train classic "
-    "layouts dataset evaluate describe weakspots lock status jobfile holes rerun",
+    "layouts dataset evaluate describe weakspots lock status jobfile holes rerun report verify "
+    "runfile spatial viewer api results export",
     "cli options __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
@@ -29,7 +31,7 @@ FRIENDS_ALLOWED = {0, 1, 2, 4, 5}  # layers whose modules may import each other
 DOORS = {
     "tensorflow": {"unet", "train"},
     "keras": {"unet", "train"},
-    "dask": {"cluster"},
+    "dask": {"cluster", "forgetful"},
     "distributed": {"cluster", "slurm", "forgetful"},
     "dask_jobqueue": {"slurm"},
     "pynvml": {"gpus"},
@@ -37,12 +39,18 @@ DOORS = {
     "obstore": {"objects"},
     "tifffile": {"tiff"},
     "PIL": {"picture"},
+    "numba": {"kernels", "tracing", "focus"},
+    "shapely": {"outline"},
+    "pyarrow": {"tables"},
     "rich": {"progress"},
     "typer": {"cli", "options"},
     "click": {"cli"},
 }
 # imported inside functions only
-LATE = {"tensorflow", "keras", "dask", "distributed", "dask_jobqueue", "pynvml", "obstore"}
+LATE = {
+    *("tensorflow", "keras", "dask", "distributed", "dask_jobqueue", "pynvml", "obstore"),
+    *("numba", "pyarrow", "shapely", "pandas", "napari"),
+}
 SCIENCE = {"scipy", "skimage"}  # for layer 1, where arrays go in and out, and the data set
 MODULES = sorted(PACKAGE.glob("*.py"))
 TREES = {path.stem: ast.parse(path.read_text()) for path in MODULES}

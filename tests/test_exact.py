@@ -142,7 +142,7 @@ def label_tiled(maps, grid, order, skipped, grow_px, min_seed_area_px, **thresho
     """Maps (h, w, 2) -> labels (h, w), every tile by itself; tiles near no seed are left out."""
     foregrounds, numbered, records = split_tiles(maps, grid, order, **thresholds)
     known = {i: one for i, one in records.items() if one.count or i not in skipped}
-    found = dict(merge(grid, known.get, min_area_px=min_seed_area_px))
+    found = {one.index: one.new for one in merge(grid, known.get, min_area_px=min_seed_area_px)}
     near = {other for index in found for other in grid.around(index, grow_px)}
     labels = np.zeros((grid.height, grid.width), np.uint32)
     for index in reversed(order):
@@ -215,8 +215,8 @@ def named_by_tiles(seed, tile_px, min_area_px):
     grid = cut(seed.shape, tile_px)
     _, numbered, records = split_tiles(as_maps(seed), grid, range(len(grid)), **HALF)
     labels = np.zeros(seed.shape, np.uint32)
-    for index, new in merge(grid, records.get, min_area_px=min_area_px):
-        labels[grid.core(index).slices()] = new[numbered[index]]
+    for one in merge(grid, records.get, min_area_px=min_area_px):
+        labels[grid.core(one.index).slices()] = one.new[numbered[one.index]]
     return labels
 
 
@@ -278,12 +278,28 @@ def test_merge_yields_tiles_with_seeds_in_raster_order(maps, data):
     grid = cut(maps.shape[:2], data.draw(tiles_px(maps.shape[:2])))
     _, _, records = split_tiles(maps, grid, range(len(grid)), **HALF)
     found = list(merge(grid, records.get))
-    assert [index for index, _ in found] == [i for i, one in records.items() if one.count]
-    for index, new in found:
-        assert new.dtype == np.uint32
-        assert new.shape == (records[index].count + 1,)
-        assert new[0] == 0
-        assert (new[1:] > 0).all()
+    assert [one.index for one in found] == [i for i, one in records.items() if one.count]
+    for one in found:
+        assert one.new.dtype == np.uint32
+        assert one.new.shape == (records[one.index].count + 1,)
+        assert one.new[0] == 0
+        assert (one.new[1:] > 0).all()
+
+
+@settings(deadline=None)
+@given(any_maps, st.data())
+def test_the_owner_of_a_label_is_the_tile_with_its_first_pixel(maps, data):
+    grid = cut(maps.shape[:2], data.draw(tiles_px(maps.shape[:2])))
+    _, numbered, records = split_tiles(maps, grid, range(len(grid)), **HALF)
+    named = reference.name(maps[..., 1] >= 128, 1)
+    label, first = np.unique(named, return_index=True)
+    tiles = np.zeros(named.shape, np.int32)
+    for index in range(len(grid)):
+        tiles[grid.core(index).slices()] = index
+    owners = dict(zip(label.tolist(), tiles.ravel()[first].tolist(), strict=True))
+    for one in merge(grid, records.get):
+        told = zip(one.new[1:].tolist(), one.owner[1:].tolist(), strict=True)
+        assert all(owners[name] == owner for name, owner in told)
 
 
 @pytest.mark.parametrize(("min_area_px", "kept"), [(1, 1), (6, 1), (7, 0)])
