@@ -1,0 +1,55 @@
+"""Environments of their own for readers whose requirements are not ours; made once per checkout."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WANTED = {"spatialdata": ["spatialdata==0.7.*"]}  # it pins dask and pandas below ours
+
+
+def python(reader):
+    """The interpreter that has `reader`; skips the test where it cannot be installed."""
+    wanted = WANTED[reader]
+    stamp = hashlib.sha256(f"{sys.version}{wanted}".encode()).hexdigest()[:12]
+    folder = ROOT / f".venv-readers-{reader}-{stamp}"
+    found = folder / "bin" / "python"
+    if not (folder / ".complete").exists():
+        _make(folder, wanted)
+    return found
+
+
+def _make(folder, wanted):
+    made = subprocess.run(
+        [sys.executable, "-m", "venv", "--clear", folder], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"no environment for {wanted}: {made.stderr[-300:]}")
+    install = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", *wanted]
+    done = subprocess.run(install, capture_output=True, text=True, env=_environment())
+    if done.returncode:
+        pytest.skip(f"pip cannot install {wanted}: {done.stderr[-300:]}")
+    (folder / ".complete").touch()
+
+
+def run(reader, script, *arguments):
+    """Run a script in the environment of `reader`; returns what it printed."""
+    done = subprocess.run(
+        [python(reader), script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=_environment(),
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def _environment():
+    """Ours, without what would lead back into our own environment."""
+    ours = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTHONWARNINGS"}
+    return {name: value for name, value in os.environ.items() if name not in ours}
