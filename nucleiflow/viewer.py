@@ -13,6 +13,7 @@ from nucleiflow.errors import ConfigError
 from nucleiflow.place import Place
 
 PLUGIN = "napari-ome-zarr"
+QT = ("PyQt6", "PySide6", "PyQt5")
 INSTALL = 'pip install "napari[all]" napari-ome-zarr'
 
 
@@ -35,15 +36,20 @@ def view(place: Place, *, page: bool = False) -> str:
     if not page and not why:
         try:
             napari(image)
-        except ImportError as error:  # napari without a window toolkit
-            why = f"napari does not start ({' '.join(str(error).split())[:120]})"
+        except ImportError as error:  # a window toolkit that is broken
+            why = f"napari does not start: {' '.join(str(error).split())[:120]}"
         else:
             return f"{image} was open in napari"
+    return browse(report) + (why and f"; {why}")
+
+
+def browse(report: Path) -> str:
+    """Open a report in the browser. Raises ConfigError."""
     if not report.is_file():
-        raise ConfigError(f"{slide.folder} has no {report.name}{why and f', and {why}'}: {INSTALL}")
+        raise ConfigError(f"{report} is not there, and nor is napari: {INSTALL}")
     if not webbrowser.open(report.resolve().as_uri()):
         raise ConfigError(f"no browser could be started: open {report} yourself")
-    return f"{report} is open in the browser" + (why and f"; {why}: {INSTALL}")
+    return f"{report} is open in the browser"
 
 
 def display() -> bool:
@@ -55,8 +61,16 @@ def display() -> bool:
 
 def missing() -> str:
     """What napari would need, in words; empty if all is there."""
-    lacking = [name for name in ("napari", "napari_ome_zarr") if not importlib.util.find_spec(name)]
-    return f"{' and '.join(lacking).replace('_', '-')} not installed" if lacking else ""
+    lacking = [name for name in ("napari", "napari_ome_zarr") if not _installed(name)]
+    if not any(_installed(name) for name in QT):
+        lacking.append("Qt")
+    if not lacking:
+        return ""
+    return f"for napari, {' and '.join(lacking).replace('_', '-')} would be needed: {INSTALL}"
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def napari(image: Path) -> None:
@@ -65,5 +79,6 @@ def napari(image: Path) -> None:
 
     window = napari.Viewer(title=f"{image.name} (nucleiflow)")
     for layer in window.open(str(image), plugin=PLUGIN):
-        layer.visible = True  # the plugin hides labels
+        if isinstance(layer, napari.layers.Labels):
+            layer.visible = True  # the plugin hides them
     napari.run()

@@ -27,7 +27,7 @@ UNITS = {
 
 
 def labels(shape, count, seed=0):
-    """`count` nuclei (h, w) uint32: ellipses of which some have a hole, and none another's pixel."""
+    """`count` nuclei (h, w) uint32: ellipses, every fifth with a hole."""
     random = np.random.default_rng(seed)
     found = np.zeros(shape, np.uint32)
     rows, columns = np.mgrid[: shape[0], : shape[1]]
@@ -87,9 +87,7 @@ def measured(image, nuclei, scale, mpp):
     """Columns of nuclei.parquet, some of each kind, by scikit-image."""
     wanted = ("label", "centroid", "bbox", "area", "eccentricity", "intensity_mean")
     found = pd.DataFrame(
-        skimage.measure.regionprops_table(
-            nuclei, np.moveaxis(image, 0, -1), properties=wanted
-        )
+        skimage.measure.regionprops_table(nuclei, np.moveaxis(image, 0, -1), properties=wanted)
         if nuclei.any()
         else {"label": np.zeros(0), "area": np.zeros(0)}
     ).astype({"label": np.uint32, "area": float})

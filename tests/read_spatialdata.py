@@ -28,8 +28,11 @@ def main(store, facts):
         warnings.simplefilter("always")
         sdata = sd.read_zarr(store)
         found = dict(gather(sdata))
-    mine = [str(one.message) for one in said if "spatialdata" in one.filename or "Zarr" in
-            type(one.message).__name__]
+    mine = [
+        str(one.message)
+        for one in said
+        if "spatialdata" in one.filename or "Zarr" in type(one.message).__name__
+    ]
     found["warnings"] = np.array([*heard.lines, *mine], dtype=str)
     sdata.write(facts.removesuffix(".npz") + ".written.zarr")
     np.savez(facts, **found)

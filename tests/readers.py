@@ -24,29 +24,25 @@ def python(reader):
 
 
 def _make(folder, wanted):
-    made = subprocess.run(
-        [sys.executable, "-m", "venv", "--clear", folder], capture_output=True, text=True
-    )
+    made = _call(sys.executable, "-m", "venv", "--clear", folder)
     if made.returncode:
         pytest.skip(f"no environment for {wanted}: {made.stderr[-300:]}")
-    install = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", *wanted]
-    done = subprocess.run(install, capture_output=True, text=True, env=_environment())
+    done = _call(folder / "bin" / "python", "-m", "pip", "install", "--quiet", *wanted)
     if done.returncode:
         pytest.skip(f"pip cannot install {wanted}: {done.stderr[-300:]}")
     (folder / ".complete").touch()
 
 
 def run(reader, script, *arguments):
-    """Run a script in the environment of `reader`; returns what it printed."""
-    done = subprocess.run(
-        [python(reader), script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=_environment(),
-        timeout=300,
-    )
+    """Run a script in the environment of `reader`."""
+    done = _call(python(reader), script, *map(str, arguments))
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+
+
+def _call(*command):
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, env=_environment(), timeout=570
+    )
 
 
 def _environment():
