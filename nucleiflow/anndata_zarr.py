@@ -15,6 +15,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore
+
+from nucleiflow import records
 
 CHUNK_ROWS = 1 << 16
 
@@ -40,8 +43,16 @@ class Layout:
 
 
 def create(path: Path, layout: Layout) -> Any:
-    """An empty table; `write` fills it."""
-    top = zarr.open_group(path, mode="w", zarr_format=3)
+    """An empty table; `write` fills it. Raises StoreError."""
+    described: dict[str, Any] = {}  # made in memory: zarr makes groups by hard links, if on disk
+    _describe(MemoryStore(described), layout)
+    for name, content in described.items():
+        records.put(path / name, content.to_bytes())
+    return zarr.open_group(path, mode="r+")
+
+
+def _describe(memory: MemoryStore, layout: Layout) -> None:
+    top = zarr.open_group(memory, mode="w", zarr_format=3)
     top.attrs.update({**_encoding("anndata", "0.1.0"), **layout.attributes})
     rows, width = layout.rows, len(layout.features)
     _array(top, "X", (rows, width), np.dtype(np.float32))
@@ -62,7 +73,6 @@ def create(path: Path, layout: Layout) -> Any:
         _note(_dictionary(uns, name), texts)
     for name in ("layers", "obsp", "varm", "varp"):
         _dictionary(top, name)
-    return top
 
 
 def write(table: Any, start: int, names: Iterable[str], parts: Mapping[str, Columns]) -> None:

@@ -99,14 +99,21 @@ def _draft(target: Place) -> Iterator[Path]:
         return
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
-        draft.mkdir(parents=True)
-        yield draft
-        records.remove_tree(target)
-        draft.rename(target)
-    except OSError as error:
-        raise StoreError(f"{target} cannot be written: {error.strerror or error}") from error
+        with _writing(target):
+            draft.mkdir(parents=True)
+            yield draft
+            records.remove_tree(target)
+            draft.rename(target)
     finally:
         records.remove_tree(draft)
+
+
+@contextlib.contextmanager
+def _writing(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{place} cannot be written: {error.strerror or error}") from error
 
 
 def _group(path: Path, attributes: Mapping[str, Any]) -> None:
@@ -141,7 +148,7 @@ def _tables(nuclei: Place, draft: Path, where: Systems) -> int:
     """Write both in one pass over nuclei.parquet; returns the number of nuclei."""
     from pyarrow import parquet
 
-    with records.reader(nuclei) as file:
+    with records.reader(nuclei) as file, _writing(draft):
         source = parquet.ParquetFile(file)
         rows, schema = source.metadata.num_rows, source.schema_arrow
         if not rows:  # SpatialData refuses elements without rows

@@ -31,15 +31,15 @@ def labels(shape, count, seed=0):
     random = np.random.default_rng(seed)
     found = np.zeros(shape, np.uint32)
     rows, columns = np.mgrid[: shape[0], : shape[1]]
-    label = 0
-    while label < count:
+    label = 1
+    while label <= count:
         y, x = random.uniform(0, shape[0]), random.uniform(0, shape[1])
         high, wide = random.uniform(4, 12, size=2)
         far = ((rows - y) / high) ** 2 + ((columns - x) / wide) ** 2
-        inside = (far <= 1) & ((far >= 0.05) | (label % 5 > 0))
+        inside = (far <= 1) & ((far >= 0.05) | (label % 5 != 1))
         if not found[far <= 1].any() and inside.sum() > 20:
-            label += 1
             found[inside] = label
+            label += 1
     return found
 
 
