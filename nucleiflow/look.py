@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -56,14 +57,19 @@ def known(job: Job) -> Job:
     return replace(job, look=Look.from_json(told))
 
 
-def tissue_tiles(job: Job) -> list[int]:
-    """Tiles with any tissue in their core."""
+def with_tissue(job: Job, boxes: Sequence[Box]) -> list[int]:
+    """Which of some boxes hold any tissue, by their place in the sequence."""
     if job.look is None or job.look.block_px is None:
-        return list(range(len(job.grid)))
+        return list(range(len(boxes)))
     found = records.get_arrays(job.tissue)
     mask = found["mask"] if found else np.ones((1, 1), bool)
-    cores = (job.grid.core(index).scale_down(job.look.block_px) for index in range(len(job.grid)))
-    return [index for index, core in enumerate(cores) if mask[core.slices()].any()]
+    blocks = (box.scale_down(job.look.block_px) for box in boxes)
+    return [index for index, block in enumerate(blocks) if mask[block.slices()].any()]
+
+
+def tissue_tiles(job: Job) -> list[int]:
+    """Tiles with any tissue in their core."""
+    return with_tissue(job, [job.grid.core(index) for index in range(len(job.grid))])
 
 
 def _sample(job: Job, mask: NDArray[np.bool_] | None, block_px: int) -> NDArray[Any]:

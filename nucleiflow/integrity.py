@@ -1,0 +1,158 @@
+"""Files of a finished slide -> where labels, levels, table and run.json contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleiflow import digest, pyramid, records, store, tables
+from nucleiflow.box import Box
+from nucleiflow.errors import explain
+from nucleiflow.job import Job
+from nucleiflow.objects import UnreachableError
+from nucleiflow.place import Place
+
+MOST_TOLD = 12  # differences of one kind, within a tile or a part of the table
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`place` in pixels of the finest level, where it is known."""
+
+    text: str
+    place: Box | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        box = self.place
+        where = None if box is None else {"y0": box.y0, "x0": box.x0, "y1": box.y1, "x1": box.x1}
+        return {"text": self.text, "place": where}
+
+    def __str__(self) -> str:
+        box = self.place
+        return self.text if box is None else f"at {box.y0}:{box.y1},{box.x0}:{box.x1}: {self.text}"
+
+
+class _UnreadableError(Exception):
+    """What was read is damaged: a difference, and no end of the work."""
+
+
+def check(job: Job, word: dict[str, Any], say: Say) -> Iterator[Difference]:
+    """Every pixel of the labels and of the image, and every row of the table, once.
+
+    Memory: a tile, and 4 bytes a nucleus. Raises StoreError where a store does not answer.
+    """
+    say(f"{job.name}: reading the labels, {len(job.grid):,} tiles")
+    areas = np.zeros(word["nuclei"] + 1, np.uint32)
+    shares: list[NDArray[np.uint64]] = []
+    yield from _labels(job, areas, shares)
+    if len(shares) == len(job.grid):
+        yield from _table(job, word, areas)
+    for name, root, halve in (
+        ("labels", job.labels, pyramid.halve_nearest),
+        ("image", job.store, pyramid.halve_mean),
+    ):
+        say(f"{job.name}: reading the levels of the {name}")
+        for level in range(1, len(job.levels)):
+            yield from _level(job, root, level, halve, f"level {level} of the {name}")
+    summed = digest.total(shares)
+    if summed != word["labels_digest"]:
+        yield Difference(f"the labels have digest {summed}, run.json has {word['labels_digest']}")
+
+
+def _labels(
+    job: Job, areas: NDArray[np.uint32], shares: list[NDArray[np.uint64]]
+) -> Iterator[Difference]:
+    """Areas of all labels are added to `areas`, the digest's shares of the tiles to `shares`."""
+    for index in range(len(job.grid)):
+        core = job.grid.core(index)
+        try:
+            labels = _read(job.labels / "0", core)
+        except _UnreadableError as error:
+            yield Difference(f"the labels cannot be read: {error}", core)
+            continue
+        shares.append(digest.share(labels, core, job.grid.width))
+        high = labels >= len(areas)
+        if high.any():
+            text = (
+                f"label {labels[high].max():,} is stored, but there are {len(areas) - 1:,} nuclei"
+            )
+            yield Difference(text, _around(high, core, 1))
+        inside = labels[(labels > 0) & ~high]
+        if len(inside):
+            least = inside.min()
+            counted = np.bincount(inside - least)
+            areas[least : least + len(counted)] += counted.astype(np.uint32)
+    gone = 1 + np.flatnonzero(areas[1:] == 0)
+    if len(gone) and len(shares) == len(job.grid):
+        some = ", ".join(f"{label:,}" for label in gone[:MOST_TOLD])
+        yield Difference(f"{len(gone):,} nuclei are nowhere in the labels: {some}, …")
+
+
+def _table(job: Job, word: dict[str, Any], areas: NDArray[np.uint32]) -> Iterator[Difference]:
+    """Whether each nucleus has the area that the table gives."""
+    if job.table.name not in word.get("exports", {}):
+        return
+    rows = 0
+    with records.reader(job.table) as file:
+        for columns in tables.batches(file):
+            rows += len(columns["label"])
+            label = columns["label"].astype(np.int64)
+            found = areas[np.minimum(label, len(areas) - 1)]
+            for row in np.flatnonzero(found != columns["area"])[:MOST_TOLD]:
+                sides = (int(columns[f"bbox-{side}"][row]) for side in range(4))
+                expected = int(columns["area"][row])
+                text = f"label {label[row]:,} has {found[row]:,} px, the table has {expected:,}"
+                yield Difference(text, Box(*sides))
+    if rows != len(areas) - 1:
+        yield Difference(f"the table has {rows:,} rows for {len(areas) - 1:,} nuclei")
+
+
+def _level(
+    job: Job, root: Place, level: int, halve: Callable[[NDArray[Any]], NDArray[Any]], name: str
+) -> Iterator[Difference]:
+    """Whether a level is what the one above it gives."""
+    grid = job.level_grid(level)
+    for index in range(len(grid)):
+        core = grid.core(index)
+        fine = Box(2 * core.y0, 2 * core.x0, 2 * core.y1, 2 * core.x1)
+        at = Box(*(side << level for side in (core.y0, core.x0, core.y1, core.x1)))
+        try:
+            here = _read(root / str(level), core)
+            wanted = halve(_read(root / str(level - 1), fine.clip(*job.levels[level - 1])))
+        except _UnreadableError as error:
+            yield Difference(f"{name} cannot be read: {error}", at.clip(*job.grid.shape))
+            continue
+        differ = (here != wanted).reshape(-1, *here.shape[-2:]).any(axis=0)
+        if differ.any():
+            place = _around(differ, core, 1 << level).clip(*job.grid.shape)
+            yield Difference(f"{name} is not what the level above gives", place)
+
+
+def _read(place: Place, box: Box) -> NDArray[Any]:
+    """Pixels of a box. Raises _UnreadableError for damage of any kind."""
+    try:
+        pixels = store.read(place, box)
+    except UnreachableError:
+        raise
+    except Exception as error:  # codecs raise what they like
+        raise _UnreadableError(explain(error)) from error
+    if pixels.shape[-2:] != box.shape:
+        raise _UnreadableError(f"{place} has another shape than run.json tells")
+    return pixels
+
+
+def _around(found: NDArray[np.bool_], core: Box, scale: int) -> Box:
+    """The box of what was found (h, w) in a core, in pixels `scale` times as small."""
+    y, x = np.nonzero(found)
+    ends = (
+        core.y0 + int(y.min()),
+        core.x0 + int(x.min()),
+        core.y0 + int(y.max()) + 1,
+        core.x0 + int(x.max()) + 1,
+    )
+    return Box(*(end * scale for end in ends))
