@@ -38,7 +38,7 @@ def share(source: Place, target: Place) -> Shared:
     """
     found = Shared()
     for name in files(source):
-        found += _share(source / name, target / name)
+        found += share_file(source / name, target / name)
     return found
 
 
@@ -54,7 +54,8 @@ def files(folder: Place) -> Iterator[str]:
             yield name
 
 
-def _share(source: Place, target: Place) -> Shared:
+def share_file(source: Place, target: Place) -> Shared:
+    """One file, under a second name. Raises StoreError."""
     if isinstance(source, Path) and isinstance(target, Path):
         return _link(source, target)
     content = records.get(source)

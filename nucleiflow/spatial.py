@@ -54,9 +54,9 @@ class Exported:
         return "\n  ".join(done)
 
 
-def beside(folder: Place) -> Place:
-    """Where a slide's store goes unless told otherwise."""
-    return folder / f"{folder.name}.spatialdata.zarr"
+def beside(folder: Place, word: Mapping[str, Any]) -> Place:
+    """Where a slide's store goes unless told otherwise: beside its OME-Zarr, under its name."""
+    return folder / word["labels"].partition("/")[0].replace(".ome.zarr", ".spatialdata.zarr")
 
 
 def export(
@@ -67,15 +67,15 @@ def export(
     The files of its pixels are shared with the slide's OME-Zarr by hard links: either may be
     deleted or written anew, and the other stays as it is. Raises StoreError.
     """
-    target = to or beside(folder)
+    target = to or beside(folder, word)
     if records.exists(target / "zarr.json") and not overwrite:
         raise StoreError(f"{target} is there already: delete it, or give --overwrite")
     if not records.exists(folder / NUCLEI):
         raise StoreError(f"{folder} has no {NUCLEI}: run the slide again with --restart")
     where = spatialmeta.systems(word["resolution"])
-    with _draft(target) as draft:
+    with _draft(target) as (draft, home):
         nuclei = _tables(folder / NUCLEI, draft, where)
-        pixels = _pixels(folder / word["labels"], draft, where)
+        pixels = _pixels(folder / word["labels"], draft, home, where)
         about = {
             "version": __version__,
             "slide": word["slide"],
@@ -87,21 +87,23 @@ def export(
 
 
 @contextlib.contextmanager
-def _draft(target: Place) -> Iterator[Path]:
-    """A folder to build in, which becomes `target` at the end, and else is gone."""
+def _draft(target: Place) -> Iterator[tuple[Path, Place]]:
+    """A folder to build in, which becomes `target` at the end and else is gone, and the place to
+    put pixels: the same folder, or in an object store, where nothing can be renamed, `target`.
+    """
     if not isinstance(target, Path):
         with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
             records.remove_tree(target)
+            yield Path(folder), target
             names = sorted(linked.files(Path(folder)), key=lambda name: name == "zarr.json")
             for name in names:  # the root comes last: it is what makes a store of it
-                linked.share(Path(folder, name), target / name)
+                linked.share_file(Path(folder, name), target / name)
         return
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     try:
         with _writing(target):
             draft.mkdir(parents=True)
-            yield draft
+            yield draft, draft
             records.remove_tree(target)
             draft.rename(target)
     finally:
@@ -126,7 +128,7 @@ def _group(path: Path, attributes: Mapping[str, Any]) -> None:
 # pixels
 
 
-def _pixels(labels: Place, draft: Path, where: Systems) -> linked.Shared:
+def _pixels(labels: Place, draft: Path, home: Place, where: Systems) -> linked.Shared:
     image = labels.parent.parent
     levels = [one["path"] for one in store.get_ome(labels)["multiscales"][0]["datasets"]]
     omero = store.get_ome(image)["omero"]
@@ -136,8 +138,8 @@ def _pixels(labels: Place, draft: Path, where: Systems) -> linked.Shared:
     _group(draft / "labels" / LABELS, spatialmeta.labels(len(levels), where))
     found = linked.Shared()
     for level in levels:
-        found += linked.share(image / level, draft / "images" / IMAGE / level)
-        found += linked.share(labels / level, draft / "labels" / LABELS / level)
+        found += linked.share(image / level, home / "images" / IMAGE / level)
+        found += linked.share(labels / level, home / "labels" / LABELS / level)
     return found
 
 
@@ -149,7 +151,7 @@ def _tables(nuclei: Place, draft: Path, where: Systems) -> int:
     from pyarrow import parquet
 
     with records.reader(nuclei) as file, _writing(draft):
-        source = parquet.ParquetFile(file)
+        source = parquet.ParquetFile(file, pre_buffer=False)  # it would keep all it has read
         rows, schema = source.metadata.num_rows, source.schema_arrow
         if not rows:  # SpatialData refuses elements without rows
             return 0

@@ -126,7 +126,7 @@ def outlines(nuclei, scale):
 
 def write_table(path, table, shapes):
     """GeoParquet 1.1, in row groups small enough that there are several."""
-    geometry = {"encoding": "WKB", "geometry_types": ["MultiPolygon", "Polygon"], "crs": None}
+    geometry = {"encoding": "WKB", "geometry_types": ["MultiPolygon", "Polygon"]}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
     columns = {name: pa.array(table[name].to_numpy()) for name in table}
     columns["geometry"] = pa.array(shapely.to_wkb(np.array(shapes, object)), pa.binary())

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import readers
+import s3
 import zarr
 
-from nucleiflow import linked, records, spatial
+from nucleiflow import linked, place, records, spatial
 from nucleiflow.errors import StoreError
 
 SCRIPT = Path(__file__).with_name("read_spatialdata.py")
@@ -279,6 +280,33 @@ def test_the_table_does_not_depend_on_how_many_rows_are_read_at_once(tmp_path, m
         for store in (made.store, other)
     )
     pd.testing.assert_frame_equal(whole, parts)
+
+
+def test_from_inside_its_folder_a_slide_has_its_name(made, tmp_path, monkeypatch):
+    shutil.copytree(made.folder, tmp_path / "some")
+    monkeypatch.chdir(tmp_path / "some")
+    done = spatial.export(Path(), made.word, overwrite=True)
+    assert done.place.resolve() == tmp_path / "some" / "some.spatialdata.zarr"
+
+
+def test_in_an_object_store_it_is_the_same(made, tmp_path):
+    ours = set(linked.files(made.store))
+    with s3.running() as server, s3.reached(server.env):
+        folder = place.of(f"s3://{s3.BUCKET}/out/some")
+        for name in ("some.ome.zarr", "nuclei.parquet", "run.json"):
+            if (made.folder / name).is_dir():
+                linked.share(made.folder / name, folder / name)
+            else:
+                records.put(folder / name, (made.folder / name).read_bytes())
+        done = spatial.export(folder, made.word)
+        assert str(done.place) == f"s3://{s3.BUCKET}/out/some/some.spatialdata.zarr"
+        assert done.pixels.copied_bytes > made.image.nbytes / 4
+        linked.share(done.place, tmp_path / "back.zarr")
+        with pytest.raises(StoreError, match="is there already"):
+            spatial.export(folder, made.word)
+    assert set(linked.files(tmp_path / "back.zarr")) == ours
+    for name in ours:
+        assert (tmp_path / "back.zarr" / name).read_bytes() == (made.store / name).read_bytes()
 
 
 def test_omero_of_the_image_is_kept(made):
