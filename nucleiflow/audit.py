@@ -23,19 +23,19 @@ Test = dict[str, Any]
 
 APART_PX = 128  # between lines inside a tile: few nuclei lie on two of them
 DEPTH_PX, EVERY_PX = 32, 4  # how far beyond a line sizes are looked at, and in which of the rows
-PIECE_PX = 256  # of a line, as the unit in which numbers of nuclei are compared
+PIECE_PX = 64  # of a line, as the unit in which numbers of nuclei are compared
 SUSPICIOUS = 1e-4  # chance that an exact labelling looks worse than this in any of the tests
 FEW = 50  # expected counts below this are worth an exact test
 
-# of a kind of line: nuclei on it (one nucleus at one line is one), those that end there, those on
-# the upper or left side, those of them that face another nucleus, those that go on with room
-# beyond, and the sum and the sum of squares of how large they are there
+# of a kind of line: nuclei on it (one nucleus at one line is one); those that end there; those on
+# the upper or left side, and of them those that end face to face with another; those that go on
+# with room beyond, and the sum and the sum of squares of how large they are there
 KIND = ("nuclei", "ending", "before", "facing", "sized", "size", "size_squared")
 # of pieces of seams, and of pieces of lines beside them: nuclei, and the sum of squared differences
 PAIRS = ("on_seams", "beside", "squared_differences")
 WORDS = {
     "cut": "too many end there",
-    "doubled": "too many face each other across",
+    "doubled": "too many end face to face",
     "merged": "those that go on are too large",
     "lost": "there are too few",
 }
@@ -101,15 +101,18 @@ def _kind(strip: NDArray[np.int32], lines: Sequence[int], stop: int) -> Counts:
     at = np.array(lines)
     before, after = strip[at - 1], strip[at]
     names = int(max(before.max(), after.max())) + 1
-    on_before, on_after = _present(before, names), _present(after, names)
-    facing = _present(np.where((after > 0) & (after != before), before, 0), names)
+    one, other = _lengths(before, names), _lengths(after, names)
+    ending = (one > 0) ^ (other > 0)
+    line = np.arange(len(at))[:, None]
+    face_to_face = ending[line, before] & ending[line, after]
+    facing = _lengths(np.where(face_to_face, before, 0), names)
     deep = at + DEPTH_PX <= stop
-    size = _sizes(strip, at[deep], names)[(on_before & on_after)[deep]]
+    size = _sizes(strip, at[deep], names)[((one > 0) & (other > 0))[deep]]
     return np.array(
         [
-            np.count_nonzero(on_before | on_after),
-            np.count_nonzero(on_before ^ on_after),
-            np.count_nonzero(on_before),
+            np.count_nonzero(one + other),
+            np.count_nonzero(ending),
+            np.count_nonzero(one),
             np.count_nonzero(facing),
             len(size),
             size.sum(),
@@ -119,11 +122,12 @@ def _kind(strip: NDArray[np.int32], lines: Sequence[int], stop: int) -> Counts:
     )
 
 
-def _present(labels: NDArray[np.int32], names: int) -> NDArray[np.bool_]:
-    """Labels (k, w) along k lines -> (k, names): which are there; 0 is none."""
-    found = np.zeros((len(labels), names), bool)
-    found[np.arange(len(labels))[:, None], labels] = True
-    found[:, 0] = False
+def _lengths(labels: NDArray[np.int32], names: int) -> NDArray[np.int64]:
+    """Labels (k, ...) at k lines -> (k, names): pixels of each; 0 is none."""
+    first = np.arange(len(labels), dtype=np.int32) * names
+    keys = labels + first.reshape(-1, *[1] * (labels.ndim - 1))
+    found = np.bincount(keys.ravel(), minlength=len(labels) * names).reshape(len(labels), names)
+    found[:, 0] = 0
     return found
 
 
@@ -133,9 +137,7 @@ def _sizes(strip: NDArray[np.int32], at: NDArray[np.intp], names: int) -> NDArra
         return np.zeros((0, names), np.int64)
     rows = at[:, None] + np.arange(0, DEPTH_PX, EVERY_PX)
     labels = strip[rows]
-    named = np.where(labels < names, labels, 0)
-    named += (np.arange(len(at), dtype=np.int32) * names)[:, None, None]
-    return np.bincount(named.ravel(), minlength=len(at) * names).reshape(len(at), names)
+    return _lengths(np.where(labels < names, labels, 0), names)
 
 
 def _pairs(strip: NDArray[np.int32], seams: Sequence[int], beside: Sequence[int]) -> Counts:
@@ -212,7 +214,9 @@ def _share(seam: dict[str, int], inside: dict[str, int], what: str, whole: str) 
         return _test(a / n if n else None, b / m if m else None)
     pooled = (a + b) / (n + m)
     spread = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
-    z = (a / n - b / m) / spread if spread else 0.0
+    if not spread:
+        return _test(a / n, b / m)
+    z = (a / n - b / m) / spread
     few = min(n, m) * min(pooled, 1 - pooled) < FEW
     return _test(a / n, b / m, z, _exact(a, n, a + b, n + m) if few else None)
 
