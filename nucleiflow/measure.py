@@ -1,0 +1,193 @@
+"""Labels and pixels of a tile -> integer sums of each nucleus; sums of all tiles -> what it is. Pure.
+
+Sums of integers do not depend on the order in which they are added, nor on where the slide was
+cut. Definitions and names are those of scikit-image's `regionprops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from skimage.color import hed_from_rgb
+
+Columns = dict[str, NDArray[Any]]
+
+SHAPE = (
+    *("area", "sum_y", "sum_x", "sum_yy", "sum_xx", "sum_xy", "y0", "x0", "y1", "x1"),
+    *("straight", "diagonal", "bent"),  # steps of the outline
+)
+STEPS = (1.0, 2**0.5, (1 + 2**0.5) / 2)  # their lengths
+LEAST, MOST = ("y0", "x0", "least"), ("y1", "x1", "most")  # all else is added
+STAINS = ("hematoxylin", "eosin", "dab")
+DARKEST = 1e-6  # of full light, which stands for none: as in skimage.color
+DECADES = 6  # that it spans: skimage's stains times this are optical densities to base 10
+UNIT = float(1 << 24)  # of skimage's stains, in which a pixel's is rounded to a whole number
+
+
+def sums(
+    labels: NDArray[np.int32],
+    count: int,
+    inner: tuple[slice, slice],
+    origin: tuple[int, int],
+    pixels: NDArray[Any],
+    probability: NDArray[np.uint8],
+    *,
+    od: bool,
+) -> Columns:
+    """What the nuclei in a core add up to; a row for each that has pixels there.
+
+    `labels` (H, W) are numbers 0..count, exact within 2 px of the core, which lies at `inner` in
+    it and at `origin` (y, x) in the slide. `pixels` (c, h, w) and `probability` (h, w) are those of
+    the core; `od` asks for the optical densities of three stains.
+    """
+    from nucleiflow import kernels
+
+    rows, columns = ((side.start, side.stop) for side in inner)
+    shapes = kernels.shapes(labels, count, rows, columns, origin)
+    there = np.flatnonzero(shapes[:, kernels.AREA])
+    found: Columns = {"id": there}
+    found |= {name: shapes[there, column] for column, name in enumerate(SHAPE)}
+    core = labels[inner]
+    light = kernels.intensities(core, count, pixels)[there]
+    for place, name in enumerate(("sum", "squares", "least", "most")):
+        found[name] = light[:, :, place]
+    found["probability"] = kernels.intensities(core, count, probability[None])[there, 0, 0]
+    if od:
+        found["od"] = kernels.densities(core, count, pixels, LOGS, hed_from_rgb, UNIT)[there]
+    return found
+
+
+LOGS = np.log(np.maximum(np.arange(256) / 255, DARKEST)) / np.log(DARKEST)
+
+
+def add(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Columns:
+    """Sums of several tiles, with a column `label` -> one row for each label, in their order."""
+    names = [name for name in parts[0] if name not in ("id", "owner")]
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    order = np.argsort(rows["label"], kind="stable")
+    label, first = np.unique(rows["label"][order], return_index=True)
+    found: Columns = {"label": label}
+    for name in names:
+        if name != "label":
+            how = np.minimum if name in LEAST else np.maximum if name in MOST else np.add
+            found[name] = how.reduceat(rows[name][order], first)
+    return found
+
+
+def describe(
+    found: Mapping[str, NDArray[Any]],
+    *,
+    area_convex: NDArray[np.int64],
+    pixel_um: tuple[float, float] | None,
+    source_px: tuple[float, float],
+) -> Columns:
+    """Sums -> columns of the table, in px of the working level and, if it is known, in µm.
+
+    `source_px` are pixels of the slide's level 0 (y, x) per working pixel.
+    """
+    area = found["area"].astype(np.float64)
+    y, x = found["sum_y"] / area, found["sum_x"] / area
+    perimeter = sum(
+        found[name] * length for name, length in zip(SHAPE[-3:], STEPS, strict=True)
+    ) + np.zeros(len(area))
+    around = np.maximum(perimeter, 1e-9)
+    columns: Columns = {
+        "label": found["label"].astype(np.uint32),
+        "centroid-0": y,
+        "centroid-1": x,
+        "source_y": (y + 0.5) * source_px[0] - 0.5,
+        "source_x": (x + 0.5) * source_px[1] - 0.5,
+        **{f"bbox-{k}": found[side].astype(np.int32) for k, side in enumerate(SHAPE[6:10])},
+        "area": area,
+        "perimeter": perimeter,
+        **_axes(found, area),
+        "solidity": area / area_convex,
+        "circularity": np.minimum(1.0, 4 * np.pi * area / around**2),
+        "equivalent_diameter_area": np.sqrt(4 * area / np.pi),
+        **_intensities(found, area),
+        "probability_mean": found["probability"] / area / 255,
+    }
+    if "od" in found:
+        means = found["od"] / area[:, None] * (DECADES / UNIT)
+        columns |= {f"{stain}_od_mean": means[:, k] for k, stain in enumerate(STAINS)}
+    return columns | (_in_um(columns, pixel_um) if pixel_um else {})
+
+
+def _axes(found: Mapping[str, NDArray[Any]], area: NDArray[np.float64]) -> Columns:
+    """Axes of the ellipse of equal second moments: its tensor's eigenvalues, in closed form.
+
+    Sums are moved to the box's corner in whole numbers first, so that nothing cancels.
+    """
+    n, y0, x0 = (found[name] for name in ("area", "y0", "x0"))
+    sum_y, sum_x = found["sum_y"] - n * y0, found["sum_x"] - n * x0
+    yy = found["sum_yy"] - 2 * y0 * found["sum_y"] + n * y0 * y0
+    xx = found["sum_xx"] - 2 * x0 * found["sum_x"] + n * x0 * x0
+    xy = found["sum_xy"] - y0 * found["sum_x"] - x0 * found["sum_y"] + n * y0 * x0
+    along_y = (yy - sum_y / area * sum_y) / area
+    along_x = (xx - sum_x / area * sum_x) / area
+    mixed = (xy - sum_y / area * sum_x) / area
+    middle, half = (along_y + along_x) / 2, (along_y - along_x) / 2
+    spread = np.hypot(half, mixed)
+    large = middle + spread
+    small = np.maximum(along_y * along_x - mixed * mixed, 0) / np.where(large > 0, large, 1)
+    flat = np.where(large > 0, small / np.where(large > 0, large, 1), 1)
+    return {
+        "axis_major_length": 4 * np.sqrt(large),
+        "axis_minor_length": 4 * np.sqrt(small),
+        "eccentricity": np.sqrt(1 - np.minimum(flat, 1)),
+        "orientation": np.where(
+            half == 0,
+            np.where(mixed > 0, np.pi / 4, -np.pi / 4),
+            0.5 * np.arctan2(2 * mixed, 2 * half),
+        ),
+    }
+
+
+def _intensities(found: Mapping[str, NDArray[Any]], area: NDArray[np.float64]) -> Columns:
+    columns: Columns = {}
+    for k in range(found["sum"].shape[1]):
+        total, squares = (found[name][:, k].astype(np.longdouble) for name in ("sum", "squares"))
+        wide = area.astype(np.longdouble)
+        variance = np.maximum(wide * squares - total * total, 0) / wide / wide
+        columns[f"intensity_mean-{k}"] = (total / wide).astype(np.float64)
+        columns[f"intensity_std-{k}"] = np.sqrt(variance).astype(np.float64)
+        columns[f"intensity_min-{k}"] = found["least"][:, k].astype(np.float64)
+        columns[f"intensity_max-{k}"] = found["most"][:, k].astype(np.float64)
+    return columns
+
+
+def _in_um(columns: Columns, pixel_um: tuple[float, float]) -> Columns:
+    side = float(np.sqrt(pixel_um[0] * pixel_um[1]))
+    lengths = {
+        "perimeter_um": "perimeter",
+        "axis_major_length_um": "axis_major_length",
+        "axis_minor_length_um": "axis_minor_length",
+        "equivalent_diameter_um": "equivalent_diameter_area",
+    }
+    return {
+        "y_um": (columns["centroid-0"] + 0.5) * pixel_um[0],
+        "x_um": (columns["centroid-1"] + 0.5) * pixel_um[1],
+        "area_um2": columns["area"] * pixel_um[0] * pixel_um[1],
+        **{name: columns[px] * side for name, px in lengths.items()},
+    }
+
+
+def convex_areas(
+    labels: NDArray[Any], names: NDArray[Any], boxes: NDArray[Any]
+) -> NDArray[np.int64]:
+    """Areas of convex hulls, px, as scikit-image has them; boxes (n, 4) are in the window."""
+    from nucleiflow import kernels
+
+    if not len(names):
+        return np.zeros(0, np.int64)
+    return kernels.convex_areas(
+        labels.view(np.int32), names.astype(np.int32), boxes.astype(np.int64)
+    )
+
+
+def at_edge(boxes: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which boxes (n, 4) touch the slide's edge."""
+    return np.asarray((boxes[:, :2] == 0).any(axis=1) | (boxes[:, 2:] == shape).any(axis=1))

@@ -1,0 +1,57 @@
+"""Distances to neighbours: those of all pairs, and the same for a window that holds all in reach."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nucleiflow.neighbours import Ranges, meet
+
+PX, UM = Ranges(None), Ranges((0.5, 0.25))
+
+
+def scattered(seed, amount=60, side=1500.0):
+    return np.random.default_rng(seed).uniform(0, side, (amount, 2))
+
+
+@pytest.mark.parametrize("ranges", [PX, UM])
+@pytest.mark.parametrize("seed", range(5))
+def test_distances_are_those_of_all_pairs(ranges, seed):
+    points = scattered(seed)
+    scaled = points * (ranges.pixel_um or (1, 1))
+    pairs = np.hypot(*(scaled[:, None] - scaled[None]).T)
+    np.fill_diagonal(pairs, np.inf)
+    nearest = np.where(pairs.min(axis=0) <= ranges.limit, pairs.min(axis=0), np.nan)
+    columns = meet(points, np.zeros((0, 2)), ranges)
+    name = "nearest_neighbor_distance" + ("_um" if ranges.pixel_um else "")
+    np.testing.assert_allclose(columns[name], nearest)
+    np.testing.assert_array_equal(columns["neighbors"], (pairs <= ranges.radius).sum(axis=0))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 59))
+def test_a_window_gives_what_the_slide_gives(seed, cut):
+    points = scattered(seed)
+    whole = meet(points, np.zeros((0, 2)), UM)
+    own, others = points[:cut], points[cut:]
+    gap = np.abs(own[:, None] - others[None]).max(axis=2).min(axis=0)
+    part = meet(own, others[gap <= UM.limit_px], UM)
+    for name, column in whole.items():
+        np.testing.assert_array_equal(part[name], column[:cut])
+
+
+def test_coincident_nuclei_are_neighbours():
+    columns = meet(np.array([[5.0, 5.0], [5.0, 5.0]]), np.zeros((0, 2)), PX)
+    assert columns["nearest_neighbor_distance"].tolist() == [0, 0]
+    assert columns["neighbors"].tolist() == [1, 1]
+
+
+def test_alone_there_is_no_distance():
+    columns = meet(np.array([[5.0, 5.0]]), np.array([[5.0, 500.0]]), PX)
+    assert np.isnan(columns["nearest_neighbor_distance"]).all()
+    assert columns["neighbors"].tolist() == [0]
+
+
+def test_density_counts_the_nucleus_itself():
+    columns = meet(np.array([[5.0, 5.0]]), np.zeros((0, 2)), UM)
+    assert columns["density_per_mm2"][0] == pytest.approx(1e6 / (np.pi * 2500))
