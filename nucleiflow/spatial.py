@@ -10,15 +10,15 @@ import contextlib
 import json
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nucleiflow import __version__, anndata_zarr, linked, records, spatialmeta, store
-from nucleiflow.errors import StoreError
+from nucleiflow import __version__, anndata_zarr, finished, linked, records, spatialmeta, store
+from nucleiflow.errors import ConfigError, NucleiflowError, StoreError
 from nucleiflow.place import Place
 from nucleiflow.spatialmeta import IMAGE, LABELS, OUTLINES, TABLE, Systems
 
@@ -57,6 +57,30 @@ class Exported:
 def beside(folder: Place, word: Mapping[str, Any]) -> Place:
     """Where a slide's store goes unless told otherwise: beside its OME-Zarr, under its name."""
     return folder / word["labels"].partition("/")[0].replace(".ome.zarr", ".spatialdata.zarr")
+
+
+def export_all(
+    place: Place, to: Place | None = None, *, overwrite: bool = False, say: Callable[[str], None]
+) -> list[str]:
+    """Export the slide, or all slides, in a folder; `say` is told each store that was made.
+
+    Returns a line for each slide of several that failed. Raises ConfigError, StoreError.
+    """
+    found = finished.slides(place)
+    if len(found) == 1:
+        say(export(found[0].folder, found[0].word, to, overwrite=overwrite).text())
+        return []
+    if to is not None:
+        raise ConfigError(
+            f"{place} holds {len(found)} slides: --to is for one, so name one of them"
+        )
+    failed = []
+    for slide in found:
+        try:
+            say(export(slide.folder, slide.word, overwrite=overwrite).text())
+        except NucleiflowError as error:
+            failed.append(str(error))
+    return failed
 
 
 def export(
@@ -148,28 +172,38 @@ def _pixels(labels: Place, draft: Path, home: Place, where: Systems) -> linked.S
 
 def _tables(nuclei: Place, draft: Path, where: Systems) -> int:
     """Write both in one pass over nuclei.parquet; returns the number of nuclei."""
-    from pyarrow import parquet
+    from pyarrow import lib, parquet
 
     with records.reader(nuclei) as file, _writing(draft):
-        source = parquet.ParquetFile(file, pre_buffer=False)  # it would keep all it has read
-        rows, schema = source.metadata.num_rows, source.schema_arrow
-        if not rows:  # SpatialData refuses elements without rows
-            return 0
-        columns = _columns(schema)
-        _group(draft / "tables", {})
-        table = anndata_zarr.create(draft / "tables" / TABLE, _layout(rows, schema, columns))
-        _group(draft / "shapes", {})
-        _group(draft / "shapes" / OUTLINES, spatialmeta.outlines(where))
-        kept = _geo_schema(schema)
-        start = 0
-        with parquet.ParquetWriter(
-            draft / "shapes" / OUTLINES / "shapes.parquet", kept, compression="zstd"
-        ) as outlines:
-            for batch in source.iter_batches(batch_size=ROWS):
-                outlines.write_batch(batch.select(["label", "geometry"]).cast(kept))
-                anndata_zarr.write(table, start, *_parts(batch, columns))
-                start += batch.num_rows
-    return rows
+        try:
+            source = parquet.ParquetFile(file, pre_buffer=False)  # it would keep all it has read
+            if source.metadata.num_rows:  # SpatialData refuses elements without rows
+                _fill(source, draft, where)
+        except lib.ArrowException as error:
+            raise StoreError(
+                f"{nuclei} is damaged ({error}): run the slide again with --restart"
+            ) from error
+        return int(source.metadata.num_rows)
+
+
+def _fill(source: Any, draft: Path, where: Systems) -> None:
+    from pyarrow import parquet
+
+    schema = source.schema_arrow
+    columns, kept, start = _columns(schema), _geo_schema(schema), 0
+    _group(draft / "shapes", {})
+    _group(draft / "shapes" / OUTLINES, spatialmeta.outlines(where))
+    _group(draft / "tables", {})
+    table = anndata_zarr.create(
+        draft / "tables" / TABLE, _layout(source.metadata.num_rows, schema, columns)
+    )
+    with parquet.ParquetWriter(
+        draft / "shapes" / OUTLINES / "shapes.parquet", kept, compression="zstd"
+    ) as outlines:
+        for batch in source.iter_batches(batch_size=ROWS):
+            outlines.write_batch(batch.select(["label", "geometry"]).cast(kept))
+            anndata_zarr.write(table, start, *_parts(batch, columns))
+            start += batch.num_rows
 
 
 @dataclass(frozen=True)

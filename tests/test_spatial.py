@@ -16,7 +16,7 @@ import s3
 import zarr
 
 from nucleiflow import linked, place, records, spatial
-from nucleiflow.errors import StoreError
+from nucleiflow.errors import ConfigError, StoreError
 
 SCRIPT = Path(__file__).with_name("read_spatialdata.py")
 
@@ -243,6 +243,27 @@ def test_a_store_that_is_there_is_kept_unless_told_otherwise(tmp_path):
     other = tmp_path / "other" / "place.zarr"
     assert spatial.export(made.folder, made.word, other).place == other
     assert [*linked.files(other)] == [*linked.files(made.store)]
+
+
+def test_of_several_slides_each_gets_a_store_and_a_bad_one_stops_none(tmp_path):
+    for name in "abc":
+        finished_slide.write(tmp_path / name, count=2)
+    (tmp_path / "b" / "nuclei.parquet").unlink()
+    with pytest.raises(ConfigError, match=r"holds 3 slides: --to is for one"):
+        spatial.export_all(tmp_path, tmp_path / "x.zarr", say=print)
+    said = []
+    (failed,) = spatial.export_all(tmp_path, say=said.append)
+    assert said == [str(tmp_path / name / f"{name}.spatialdata.zarr") for name in "ac"]
+    assert failed.startswith(f"{tmp_path / 'b'} has no nuclei.parquet")
+    assert spatial.export_all(tmp_path / "a", tmp_path / "x.zarr", say=said.append) == []
+    assert said[-1] == str(tmp_path / "x.zarr")
+
+
+def test_a_damaged_table_is_said_in_one_line(tmp_path):
+    _, _, word = finished_slide.write(tmp_path / "some", count=2)
+    (tmp_path / "some" / "nuclei.parquet").write_bytes(b"no parquet")
+    with pytest.raises(StoreError, match=r"nuclei.parquet is damaged \(.*\): run the slide again"):
+        spatial.export(tmp_path / "some", word)
 
 
 def test_what_fails_leaves_nothing_behind_and_what_was_there_untouched(tmp_path, monkeypatch):
