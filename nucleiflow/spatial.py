@@ -190,12 +190,16 @@ def _fill(source: Any, draft: Path, where: Systems) -> None:
     from pyarrow import parquet
 
     schema = source.schema_arrow
-    columns, kept, start = _columns(schema), _geo_schema(schema), 0
+    about = {
+        name: json.loads(source.metadata.metadata[name.encode()]) for name in ("geo", "nucleiflow")
+    }
+    columns, kept, start = _columns(schema), _geo_schema(schema, about["geo"]), 0
     _group(draft / "shapes", {})
     _group(draft / "shapes" / OUTLINES, spatialmeta.outlines(where))
     _group(draft / "tables", {})
     table = anndata_zarr.create(
-        draft / "tables" / TABLE, _layout(source.metadata.num_rows, schema, columns)
+        draft / "tables" / TABLE,
+        _layout(source.metadata.num_rows, schema, columns, about["nucleiflow"].get("units", {})),
     )
     with parquet.ParquetWriter(
         draft / "shapes" / OUTLINES / "shapes.parquet", kept, compression="zstd"
@@ -238,9 +242,9 @@ def _columns(schema: Any) -> _Columns:
     return _Columns(features, facts, points)
 
 
-def _layout(rows: int, schema: Any, columns: _Columns) -> anndata_zarr.Layout:
-    about = json.loads((schema.metadata or {}).get(b"nucleiflow", b"{}"))
-    units = about.get("units", {})
+def _layout(
+    rows: int, schema: Any, columns: _Columns, units: Mapping[str, str | None]
+) -> anndata_zarr.Layout:
     return anndata_zarr.Layout(
         rows=rows,
         features={name: str(units.get(name) or "") for name in columns.features},
@@ -269,11 +273,10 @@ def _parts(batch: Any, columns: _Columns) -> tuple[list[str], dict[str, anndata_
     }
 
 
-def _geo_schema(schema: Any) -> Any:
+def _geo_schema(schema: Any, geo: Mapping[str, Any]) -> Any:
     """Label and outline; the label is the index of the data frame that readers make of it."""
     import pyarrow as pa
 
-    geo = json.loads(schema.metadata[b"geo"])
     outline = {**geo["columns"]["geometry"], "crs": None}  # none: else they would be on the globe
     kind = str(schema.field("label").type)
     index = {"name": "label", "field_name": "label", "metadata": None}

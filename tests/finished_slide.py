@@ -1,15 +1,11 @@
 """A slide's folder as a run leaves it, made without the network: for what comes after a run."""
 
-import json
-
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet
 import shapely
 import skimage.measure
 
-from nucleiflow import ngff, records, store
+from nucleiflow import ngff, records, store, tables
 from nucleiflow.box import Box
 
 TILE_PX = 128
@@ -125,12 +121,9 @@ def outlines(nuclei, scale):
 
 
 def write_table(path, table, shapes):
-    """GeoParquet 1.1, in row groups small enough that there are several."""
-    geometry = {"encoding": "WKB", "geometry_types": ["MultiPolygon", "Polygon"]}
-    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
-    columns = {name: pa.array(table[name].to_numpy()) for name in table}
-    columns["geometry"] = pa.array(shapely.to_wkb(np.array(shapes, object)), pa.binary())
-    about = {"geo": json.dumps(geo), "nucleiflow": json.dumps({"units": UNITS})}
-    pa.parquet.write_table(
-        pa.table(columns).replace_schema_metadata(about), path, row_group_size=25
-    )
+    """As a run writes it."""
+    columns = {name: table[name].to_numpy() for name in table}
+    kinds = [(name, column.dtype.name) for name, column in columns.items()]
+    columns["geometry"] = shapely.to_wkb(np.array(shapes, object))
+    with records.writer(path) as file:
+        tables.write(file, [columns], [*kinds, ("geometry", "wkb")], {"units": UNITS})

@@ -1,6 +1,5 @@
 """Environments of their own for readers whose requirements are not ours; made once per checkout."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -9,18 +8,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-WANTED = {"spatialdata": ["spatialdata==0.7.*"]}  # it pins dask and pandas below ours
+WANTED = {
+    # it pins dask and pandas below ours, and its 0.7.3 cannot even write a table of anndata 0.13
+    "spatialdata": ["spatialdata==0.7.*", "anndata<0.13"],
+}
 
 
 def python(reader):
     """The interpreter that has `reader`; skips the test where it cannot be installed."""
     wanted = WANTED[reader]
-    stamp = hashlib.sha256(f"{sys.version}{wanted}".encode()).hexdigest()[:12]
-    folder = ROOT / f".venv-readers-{reader}-{stamp}"
-    found = folder / "bin" / "python"
-    if not (folder / ".complete").exists():
+    version = f"{sys.version_info.major}{sys.version_info.minor}"
+    folder = ROOT / f".venv-readers-{reader}-{version}"
+    complete = folder / ".complete"
+    if not complete.exists() or complete.read_text() != " ".join(wanted):
         _make(folder, wanted)
-    return found
+        complete.write_text(" ".join(wanted))
+    return folder / "bin" / "python"
 
 
 def _make(folder, wanted):
@@ -30,7 +33,6 @@ def _make(folder, wanted):
     done = _call(folder / "bin" / "python", "-m", "pip", "install", "--quiet", *wanted)
     if done.returncode:
         pytest.skip(f"pip cannot install {wanted}: {done.stderr[-300:]}")
-    (folder / ".complete").touch()
 
 
 def run(reader, script, *arguments):
