@@ -21,7 +21,7 @@ from nucleiflow.place import Place
 from nucleiflow.plan import Grid
 from nucleiflow.seeds import Record
 
-SIDE_PX = 512
+SIDES_PX = 512, 256, 128
 DRAWN = 40  # places to choose from, for each window that is wanted
 MOST_TOLD = 3  # differences of one window
 Found = tuple[Box, str]
@@ -67,15 +67,17 @@ def second(job: Job, folder: Place) -> Second:
 def choose(job: Job, amount: int, seed: int) -> tuple[Box, ...]:
     """Up to `amount` windows: on corners of seams, on seams, with tissue if there is any.
 
-    None is near a hole; a slide without seams has them anywhere.
+    None is near a hole; between holes they are smaller. A slide without seams has them anywhere.
     """
     unit = math.lcm(job.grid.reach.stride_px, 32)
     reach = job.postprocessing.grow_px
-    side = -(-max(SIDE_PX, 4 * reach) // unit) * unit
-    margin = job.grid.reach.halo_px + reach
-    holes = [job.grid.core(hole).grow(margin) for hole in job.holes]
-    drawn = list(dict.fromkeys(_drawn(job.grid, side, unit, amount * DRAWN, seed)))
-    free = [box for box in drawn if not any(box.intersect(hole).area for hole in holes)]
+    holes = [job.grid.core(hole).grow(job.grid.reach.halo_px + reach) for hole in job.holes]
+    for wanted in SIDES_PX:
+        side = -(-max(wanted, 4 * reach) // unit) * unit
+        drawn = list(dict.fromkeys(_drawn(job.grid, side, unit, amount * DRAWN, seed)))
+        free = [box for box in drawn if not any(box.intersect(hole).area for hole in holes)]
+        if free:
+            break
     first = look.with_tissue(job, free)
     rest = sorted(set(range(len(free))) - set(first))
     return tuple(free[place] for place in (*first, *rest)[:amount])

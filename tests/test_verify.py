@@ -7,9 +7,22 @@ from pathlib import Path
 import command
 import numpy as np
 import pytest
+import s3
 import zarr
 
-from nucleiflow import digest, look, pyramid, recompute, records, runfile, tissue, verify
+from nucleiflow import (
+    digest,
+    look,
+    place,
+    pyramid,
+    recompute,
+    records,
+    runfile,
+    store,
+    tasks,
+    tissue,
+    verify,
+)
 from nucleiflow.box import Box
 from nucleiflow.errors import ConfigError
 
@@ -192,6 +205,13 @@ def test_a_lost_file_is_told(copy):
     assert is_told(report, Box(SEAM, SEAM, 2 * SEAM, 2 * SEAM)), report.text()
 
 
+def test_a_damaged_table_is_told(copy):
+    (copy / "nuclei.parquet").write_bytes(b"damage")
+    report = verify.verify(copy, windows=0)
+    assert report.exit_code == 1
+    assert "nuclei.parquet" in report.text()
+
+
 def test_a_forged_digest_is_told(copy):
     word = command.word(copy)
     records.put_json(copy / "run.json", word | {"labels_digest": "0" * 32})
@@ -269,6 +289,41 @@ def test_other_runs_are_as_they_must_be(options, small_slide, tmp_path):
     report = verify.verify(tmp_path, windows=2)
     assert report.exit_code == 0, report.text()
     assert report.slides[0].compared > 30
+
+
+@pytest.mark.parametrize("stage", ["copy_image", "segment", "label"])
+def test_a_run_with_a_hole_is_as_it_must_be(stage, monkeypatch, slide, tmp_path):
+    work = getattr(tasks, stage)
+
+    def fails(job, tile):
+        if tile == 5:
+            raise ValueError("no such luck")
+        work(job, tile)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, stage, fails)
+        options = ("--tile-px", 256, "--workers", 0, "--retries", 0)
+        done = command.nucleiflow("run", slide, "--out", tmp_path, "--quiet", *options)
+    assert done.code == 4, done
+    report = verify.verify(tmp_path, windows=2)
+    assert report.exit_code == 0, report.text()
+    assert report.slides[0].compared > 0
+
+
+def test_results_in_an_object_store(slide):
+    with s3.running() as server, s3.reached(server.env):
+        out = place.of(f"s3://{s3.BUCKET}/out")
+        done = command.nucleiflow(
+            *("run", slide, "--out", out, "--tile-px", 256, "--workers", 0, "--quiet")
+        )
+        assert done.code == 0, done
+        report = verify.verify(out, windows=1)
+        assert report.exit_code == 0, report.text()
+        level = out / "field" / "field.ome.zarr" / "labels" / "nuclei" / "0"
+        box = Box(SEAM, SEAM, 2 * SEAM, 2 * SEAM)
+        store.write(level, box, np.zeros(box.shape, np.uint32))
+        report = verify.verify(out, windows=0)
+        assert is_told(report, box), report.text()
 
 
 def test_the_job_is_the_one_that_was_run(finished, slide):
