@@ -53,6 +53,9 @@ class Box:
         y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
         return Box(y0, x0, max(y0, min(self.y1, other.y1)), max(x0, min(self.x1, other.x1)))
 
+    def contains(self, other: Box) -> bool:
+        return self.intersect(other) == other
+
     def scale_down(self, factor: int) -> Box:
         """The smallest box at `1/factor` resolution that covers this one."""
         return Box(

@@ -22,8 +22,10 @@ from nucleiflow.options import (
     Channel,
     ClusterKind,
     Cores,
+    Csv,
     Dashboard,
     Device,
+    GeoJson,
     Gpus,
     HaloPx,
     Interface,
@@ -46,6 +48,7 @@ from nucleiflow.options import (
     PauseSeconds,
     Queue,
     Quiet,
+    ReportPage,
     Restart,
     Retries,
     RetryHoles,
@@ -96,6 +99,9 @@ def run_command(
     slides: SomeSlides = None,
     manifest: Manifest = None,
     restart: Restart = False,
+    csv: Csv = None,
+    geojson: GeoJson = None,
+    report: ReportPage = None,
     tile_px: TilePx = None,
     halo_px: HaloPx = None,
     level: Level = None,
@@ -401,7 +407,7 @@ def doctor_command(
 
 @app.command("overlay")
 def overlay_command(
-    folder: Annotated[Path, typer.Argument(help="Folder that `run` made for a slide.")],
+    folder: Annotated[str, typer.Argument(help="Folder that `run` made for a slide.")],
     png: Annotated[Path, typer.Option("--png", help="Picture to write.")] = Path("overlay.png"),
     region: Annotated[
         str | None, typer.Option(help="y0:y1,x0:x1, px; else the field fullest of nuclei.")
@@ -409,11 +415,11 @@ def overlay_command(
     whole: Annotated[bool, typer.Option("--whole", help="The whole slide, made small.")] = False,
 ) -> None:
     """Draw the outlines of the nuclei on the image, to look at before you believe it."""
-    from nucleiflow import show
+    from nucleiflow import finished, place, show
 
     box = show.parse_region(region) if region else None
-    where, word = show.find_run(folder)
-    show.save(png, show.draw(where, word, region=box, whole=whole))
+    slide = finished.one(place.of(folder), "nucleiflow overlay")
+    show.save(png, show.draw(slide.folder, slide.word, region=box, whole=whole))
     typer.echo(str(png))
 
 

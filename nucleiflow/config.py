@@ -165,10 +165,19 @@ class SlideOptions(Frozen):
     halo_px: Margin | None = None
 
 
+class Exports(Frozen):
+    """What is written beside labels and nuclei.parquet: each is a view of these."""
+
+    csv: bool = False
+    geojson: bool = True
+    report: bool = True
+
+
 class RunConfig(SlideOptions):
     """Options of one slide. None means: decided from the slide, the model or the machine."""
 
     tissue_only: bool = True
+    exports: Exports = Exports()
     restart: bool = False
     retry_holes: bool = False
     debug: bool = False

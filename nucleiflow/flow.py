@@ -10,18 +10,20 @@ from typing import Any
 
 from nucleiflow import (
     __version__,
+    export,
     holes,
     look,
     ngff,
     plan,
     provenance,
     records,
+    results,
     source,
     stain,
     store,
     tasks,
 )
-from nucleiflow.config import RunConfig, Wanted
+from nucleiflow.config import Exports, RunConfig, Wanted
 from nucleiflow.errors import ConfigError, NucleiflowError, RunError, SlideError, StoreError
 from nucleiflow.job import Job
 from nucleiflow.model import Model
@@ -31,7 +33,7 @@ from nucleiflow.slide import Slide
 from nucleiflow.stream import Flow, Stage
 
 MOST_TOLD = 4  # differences between two runs; more are not read
-LAYOUT = 2  # of the files of a run; a run of another layout is not continued
+LAYOUT = 3  # of the files of a run; a run of another layout is not continued
 Begun = Callable[[Job, Sequence[str]], None]
 
 
@@ -140,6 +142,8 @@ def clear(job: Job) -> None:
     """Remove what a run of this slide made, the final word first."""
     records.remove(job.run_json)
     records.remove(job.work / "fingerprint.json")
+    for name in export.FILES:
+        records.remove(job.folder / name)
     store.remove(job.store)
     store.remove(job.work)
 
@@ -159,7 +163,7 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
     word = finished(job, mark)
     if word is not None and not (config.retry_holes and word["holes"]):
         store.remove(job.work)
-        return {**word, "again": True}
+        return {**(yield from _exported(job, config.exports, word)), "again": True}
     fresh = word is not None or not records.exists(job.work / "fingerprint.json")
     if fresh or (config.retry_holes and holes.found(job)):
         clear(job)
@@ -185,9 +189,39 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
         [_stage(job, "label", labelling, near, "label", may_have_holes=True)], seconds
     )
     _some_left(job, holes.tiles(job, "label"), near, RunError)
+    job = replace(job, holes=job.holes | holes.tiles(job, "label"))
     yield from _timed(_pyramid(job, "pyramid", "labels", tasks.shrink_labels), seconds)
-    yield from _timed([_solo(job, "tally", partial(tasks.tally, job))], seconds)
-    return _finish(job, config, mark, len(tissue_tiles), seconds)
+    yield from _timed([_solo(job, "tally", partial(results.tally, job))], seconds)
+    yield from _timed(_tables(job, config.exports), seconds)
+    _publish_labels(job)
+    word = _word(job, config, mark, len(tissue_tiles), seconds)
+    records.put_json(job.run_json, word)
+    store.remove(job.work)
+    return word
+
+
+def _exported(
+    job: Job, wanted: Exports, word: dict[str, Any]
+) -> Generator[Stage, None, dict[str, Any]]:
+    """The final word of a finished slide, once what it lacks is made from its table."""
+    missing = [name for name in export.made_late(wanted) if not records.exists(job.folder / name)]
+    if not missing:
+        return word
+    task = partial(export.late, job.folder, missing)
+    yield Stage("export", task, [0], 1, 0.0)
+    word = {**word, "exports": export.sizes(job.folder)}
+    records.put_json(job.run_json, word)
+    return word
+
+
+def _tables(job: Job, wanted: Exports) -> Iterable[Stage]:
+    """What is known of each nucleus, tile by tile, and the files that are made of it."""
+    owners = sorted(records.done(job.records("new")))
+    measuring = partial(results.measured, job, results.far_guests(job))
+    yield _stage(job, "measure", measuring, owners, "measure")
+    meeting = partial(results.met, job, results.strays(job), geojson=wanted.geojson)
+    yield _stage(job, "neighbours", meeting, owners, "neighbours")
+    yield _solo(job, "export", partial(export.export, job, wanted))
 
 
 def _timed(stages: Iterable[Stage], seconds: dict[str, float]) -> Generator[Stage, None, None]:
@@ -282,37 +316,44 @@ def _publish_image(job: Job) -> None:
     store.set_ome(job.store, ngff.image(job.name, len(job.levels), job.resolution.pixel_um, shown))
 
 
-def _finish(
+def _publish_labels(job: Job) -> None:
+    """From now on viewers see the labels, and the holes in them."""
+    levels, missing = len(job.levels), holes.found(job)
+    store.set_ome(job.labels, ngff.labels("nuclei", levels, job.resolution.pixel_um))
+    if missing:
+        store.set_attribute(job.labels, "nucleiflow", {"holes": missing})
+    store.set_ome(job.labels.parent, ngff.labels_group(["nuclei"]))
+
+
+def _word(
     job: Job,
     config: RunConfig,
     mark: dict[str, Any],
     tissue_tiles: int,
     seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """Publish the labels, write the final word, and only then drop the scratch."""
-    levels, missing = len(job.levels), holes.found(job)
-    store.set_ome(job.labels, ngff.labels("nuclei", levels, job.resolution.pixel_um))
-    if missing:
-        store.set_attribute(job.labels, "nucleiflow", {"holes": missing})
-    store.set_ome(job.labels.parent, ngff.labels_group(["nuclei"]))
+    """The content of run.json, the final word on a slide."""
     chosen = job.look
-    word = {
+    return {
         "status": "done",
         "slide": job.slide,
         "labels": "/".join((job.store.name, "labels", "nuclei")),
-        **tasks.tallied(job),
+        **results.tallied(job),
         "height": job.grid.height,
         "width": job.grid.width,
         "mpp": job.mpp,
         "resolution": job.resolution.as_json(),
+        "channels": list(job.channels),
         "tiles": len(job.grid),
+        "tile_px": job.grid.tile_px,
         "tiles_with_tissue": tissue_tiles,
         "stain": chosen.stain if chosen else None,
         "stain_reason": chosen.reason if chosen else None,
         "normalisation": chosen.norm.as_json() if chosen else None,
         "postprocessing": job.postprocessing.as_json(),
         "halo_px": job.grid.reach.halo_px,
-        "holes": missing,
+        "holes": holes.found(job),
+        "exports": export.sizes(job.folder),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "fingerprint": mark,
         "provenance": {
@@ -322,6 +363,3 @@ def _finish(
             **provenance.here(),
         },
     }
-    records.put_json(job.run_json, word)
-    store.remove(job.work)
-    return word

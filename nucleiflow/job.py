@@ -62,6 +62,11 @@ class Job:
         return self.model.postprocessing(self.look.stain)
 
     @property
+    def stained(self) -> bool:
+        """Whether nuclei are dyed to absorb light, and their optical density says something."""
+        return self.rgb and self.look is not None and self.look.stain != "fluorescence"
+
+    @property
     def mpp(self) -> float | None:
         """µm per pixel of the working level."""
         return self.resolution.mpp
@@ -99,13 +104,17 @@ class Job:
         return self.work / "tissue.npz"
 
     @property
+    def table(self) -> Place:
+        return self.folder / "nuclei.parquet"
+
+    @property
     def run_json(self) -> Place:
         return self.folder / "run.json"
 
     def records(self, stage: str) -> Place:
         return self.work / "records" / stage
 
-    def record(self, stage: str, index: int) -> Place:
+    def record(self, stage: str, index: int | str) -> Place:
         return self.records(stage) / f"{index}.npz"
 
     def holes_folder(self, stage: str) -> Place:

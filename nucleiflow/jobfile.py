@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from nucleiflow import complaint, manifest, place, plainyaml, source
 from nucleiflow.config import (
     Cluster,
     Entry,
+    Exports,
     Failure,
     File,
     Frozen,
@@ -71,6 +72,7 @@ class JobFile(Frozen):
     channel: str | None = None
     tiles: Tiles = Tiles()
     tissue: Tissue = Tissue()
+    exports: Exports = Exports()
     failure: Failure = Failure()
     cluster: Cluster = Cluster()
 
@@ -82,7 +84,12 @@ class JobFile(Frozen):
         return [{"slide": one} if isinstance(one, str) else one for one in given]
 
 
-GROUPS: dict[str, type[Frozen]] = {"tiles": Tiles, "tissue": Tissue, "failure": Failure}
+GROUPS: dict[str, type[Frozen]] = {
+    "tiles": Tiles,
+    "tissue": Tissue,
+    "exports": Exports,
+    "failure": Failure,
+}
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,7 @@ def nested(flags: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in flags.items()
-        if value not in (None, [], ()) and value is not False
+        if value not in (None, [], ()) and (value is not False or key in Exports.model_fields)
     }
     kind = given.pop("cluster", None)
     job = {key: value for key, value in given.items() if key in JobFile.model_fields}
@@ -175,6 +182,20 @@ def nested(flags: Mapping[str, Any]) -> dict[str, Any]:
             job[name] = chosen
     cluster = _cluster(given, kind)
     return {**job, "cluster": cluster} if cluster else job
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises ConfigError, with the nearest known name, for one that no flag of `run` has."""
+    groups: list[type[Frozen]] = [JobFile, *GROUPS.values(), Cluster]
+    known = {field for group in groups for field in group.model_fields} - {*GROUPS, "kind", "tls"}
+    known |= {f"tls_{key}" for key in Tls.model_fields}
+    for name in names:
+        if name not in known:
+            raise ConfigError(complaint.UnknownKeyError(name, sorted(known)).text((), _last))
+
+
+def _last(loc: complaint.Loc) -> str:
+    return str(loc[-1])
 
 
 def _cluster(given: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
@@ -288,6 +309,7 @@ def _defaults(job: JobFile, switches: Switches) -> RunConfig:
         channel=job.channel,
         model=job.model,
         tissue_only=not job.tissue.whole_slide,
+        exports=job.exports,
         restart=switches.restart,
         retry_holes=switches.retry_holes,
         debug=switches.debug,

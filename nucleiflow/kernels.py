@@ -103,9 +103,7 @@ def shapes(
 
 
 @compiled
-def intensities(
-    labels: NDArray[np.int32], count: int, pixels: NDArray[Any]
-) -> NDArray[np.int64]:
+def intensities(labels: NDArray[np.int32], count: int, pixels: NDArray[Any]) -> NDArray[np.int64]:
     """Labels (h, w) and pixels (c, h, w) -> (count + 1, c, INTENSITY_COLUMNS) sums."""
     channels = pixels.shape[0]
     sums = np.zeros((count + 1, channels, INTENSITY_COLUMNS), np.int64)
@@ -235,3 +233,37 @@ def convex_areas(
             last, b = _bound(right_along, right, right_size, 2 * row, b)
             areas[index] += max(0, -last - first + 1)
     return areas
+
+
+@compiled
+def blocks(
+    seen: NDArray[np.uint8],
+    corner: tuple[int, int],
+    shape: tuple[int, int],
+    phase: tuple[int, int],
+    amount: tuple[int, int],
+    side: int,
+) -> NDArray[np.int64]:
+    """Pixels (H, W, 3) of a window -> for each block of `side` px that the core touches: its
+    pixels, their sum and sum of squares (all channels as one), and sums of squared differences
+    to the pixels 1 and 4 further on, both ways. The core of `shape` begins at `corner`, and
+    `phase` px into a block.
+    """
+    found = np.zeros((amount[0], amount[1], 5), np.int64)
+    for y in range(shape[0]):
+        for x in range(shape[1]):
+            one = found[(y + phase[0]) // side, (x + phase[1]) // side]
+            value = _light(seen, corner[0] + y, corner[1] + x)
+            one[0] += 1
+            one[1] += value
+            one[2] += value * value
+            for step, place in ((1, 3), (4, 4)):
+                down = _light(seen, corner[0] + y + step, corner[1] + x) - value
+                right = _light(seen, corner[0] + y, corner[1] + x + step) - value
+                one[place] += down * down + right * right
+    return found
+
+
+@compiled
+def _light(seen: NDArray[np.uint8], y: int, x: int) -> int:
+    return int(seen[y, x, 0]) + int(seen[y, x, 1]) + int(seen[y, x, 2])

@@ -1,4 +1,4 @@
-"""Labels and pixels of a tile -> integer sums of each nucleus; sums of all tiles -> what it is. Pure.
+"""Labels and pixels of a tile -> integer sums of each nucleus -> what it is. Pure.
 
 Sums of integers do not depend on the order in which they are added, nor on where the slide was
 cut. Definitions and names are those of scikit-image's `regionprops`.
@@ -27,7 +27,7 @@ DECADES = 6  # that it spans: skimage's stains times this are optical densities 
 UNIT = float(1 << 24)  # of skimage's stains, in which a pixel's is rounded to a whole number
 
 
-def sums(
+def sums(  # noqa: PLR0913
     labels: NDArray[np.int32],
     count: int,
     inner: tuple[slice, slice],
@@ -75,6 +75,14 @@ def add(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Columns:
             how = np.minimum if name in LEAST else np.maximum if name in MOST else np.add
             found[name] = how.reduceat(rows[name][order], first)
     return found
+
+
+def nothing(channels: int, *, od: bool) -> Columns:
+    """Sums of no nuclei."""
+    none = np.zeros(0, np.int64)
+    light = dict.fromkeys(("sum", "squares", "least", "most"), np.zeros((0, channels), np.int64))
+    stains = {"od": np.zeros((0, len(STAINS)), np.int64)} if od else {}
+    return {**dict.fromkeys(("label", *SHAPE, "probability"), none), **light, **stains}
 
 
 def describe(

@@ -45,11 +45,13 @@ def meet(
     """
     scale = np.array(ranges.pixel_um or (1.0, 1.0))
     points = np.concatenate([own, others]) * scale
-    tree = cKDTree(points)
-    asked = points[: len(own)]
-    distances = tree.query(asked, k=2)[0][:, 1]  # the first is the nucleus itself
-    distances = np.where(distances <= ranges.limit, distances, np.nan)
-    near = tree.query_ball_point(asked, ranges.radius, return_length=True) - 1
+    distances, near = np.zeros(0), np.zeros(0, np.int64)
+    if len(own):
+        tree = cKDTree(points)
+        asked = points[: len(own)]
+        distances = tree.query(asked, k=2)[0][:, 1]  # the first is the nucleus itself
+        distances = np.where(distances <= ranges.limit, distances, np.nan)
+        near = tree.query_ball_point(asked, ranges.radius, return_length=True) - 1
     columns: dict[str, NDArray[Any]] = {
         "nearest_neighbor_distance": distances / np.sqrt(scale.prod()),
         "neighbors": np.minimum(near, np.iinfo(np.uint16).max).astype(np.uint16),

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from nucleiflow import credentials
@@ -234,6 +235,14 @@ def put(place: ObjectPath, content: bytes) -> None:
     _writable(place)
     with reported(place):
         obstore.put(client(place), place.key, content)
+
+
+def put_file(place: ObjectPath, path: Path) -> None:
+    """Write an object from a file, in parts if it is large. Raises StoreError."""
+    obstore = _library(place)
+    _writable(place)
+    with reported(place):
+        obstore.put(client(place), place.key, path)
 
 
 def create(place: ObjectPath, content: bytes) -> bool:

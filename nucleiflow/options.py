@@ -67,6 +67,25 @@ Channel = Annotated[str | None, option(READ, "Channel with the nuclei: a name or
 WholeSlide = Annotated[
     bool, option(READ, "Also segment where the tissue mask sees nothing.", "--whole-slide")
 ]
+Csv = Annotated[bool | None, option(INPUT, "Write nuclei.csv too.", "--csv", show_default=False)]
+GeoJson = Annotated[
+    bool | None,
+    option(
+        INPUT,
+        "Write nuclei.geojson.gz, for QuPath.",
+        "--geojson/--no-geojson",
+        show_default="geojson",
+    ),
+]
+ReportPage = Annotated[
+    bool | None,
+    option(
+        INPUT,
+        "Write report.html, to look at.",
+        "--report/--no-report",
+        show_default="report",
+    ),
+]
 ModelPath = Annotated[Path | None, option(READ, "A .keras file of your own.", "--model")]
 OnBadTile = Annotated[
     str | None,

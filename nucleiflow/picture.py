@@ -173,6 +173,11 @@ def _check_pixels(path: str, size: tuple[int, int], most: int) -> None:
         raise SlideError(f"{path}: {size[0]} x {size[1]} px is too large: cut it into pieces")
 
 
+def of_array(pixels: NDArray[np.uint8]) -> Image.Image:
+    """A picture (h, w, 3) uint8 as notebooks show it."""
+    return Image.fromarray(pixels)
+
+
 def png(pixels: NDArray[np.uint8], *, colours: int) -> bytes:
     """A picture (h, w, 3) uint8 as a small PNG file, reduced to a palette of `colours` <= 256."""
     file = io.BytesIO()

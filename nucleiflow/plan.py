@@ -40,6 +40,10 @@ class Grid:
     reach: Reach
 
     @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
     def rows(self) -> int:
         return -(-self.height // self.tile_px)
 

@@ -8,11 +8,12 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,34 @@ def _exclusively(path: Path, content: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def writer(place: Place) -> Iterator[IO[bytes]]:
+    """A file to write a large thing into bit by bit; it is there when the block ends without an
+    error, whole, and else not at all. Raises StoreError.
+    """
+    if not isinstance(place, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder, "draft")
+            with draft.open("wb") as file:
+                yield file
+            objects.put_file(place, draft)
+        return
+    with _draft(place, b"") as draft:
+        with draft.open("wb") as file:
+            yield file
+        draft.replace(place)
+
+
+@contextlib.contextmanager
+def reader(place: Place) -> Iterator[IO[bytes]]:
+    """A file to read from anywhere in. Raises StoreError."""
+    try:
+        with place.open("rb") if isinstance(place, Path) else objects.open_file(place) as file:
+            yield cast("IO[bytes]", file)
+    except OSError as error:
+        raise StoreError(f"{place} cannot be read: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager

@@ -8,23 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import overlay, picture, records, store
+from nucleiflow import overlay, picture, store
 from nucleiflow.box import Box
 from nucleiflow.errors import ConfigError
+from nucleiflow.place import Place
 
 FIELD_PX = 1024
 WHOLE_PX = 2048
-
-
-def find_run(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The slide's folder and its `run.json`, from the folder, its store or a batch of one slide."""
-    for folder in (path, path.parent, *sorted(path.glob("*/"))):
-        word = records.get_json(folder / "run.json")
-        if word is not None:
-            return folder, word
-    raise ConfigError(
-        f"{path} holds no finished slide: give the folder that `run` made for a slide"
-    )
 
 
 def parse_region(text: str) -> Box:
@@ -43,7 +33,7 @@ def parse_region(text: str) -> Box:
 
 
 def draw(
-    folder: Path, word: dict[str, Any], *, region: Box | None, whole: bool
+    folder: Place, word: dict[str, Any], *, region: Box | None, whole: bool
 ) -> NDArray[np.uint8]:
     """Picture (h, w, 3) uint8: a region, the whole slide made small, or else its fullest field."""
     labels = folder / word["labels"]
@@ -68,14 +58,14 @@ def save(path: Path, pixels: NDArray[np.uint8]) -> None:
     picture.save_png(path, pixels)
 
 
-def _small_level(labels: Path) -> int:
+def _small_level(labels: Place) -> int:
     for level in range(64):
         if max(store.open_readonly(labels / str(level)).shape) <= WHOLE_PX:
             return level
     raise ConfigError(f"{labels} has no level of {WHOLE_PX} px")
 
 
-def _fullest(labels: Path, shape: tuple[int, int]) -> Box:
+def _fullest(labels: Place, shape: tuple[int, int]) -> Box:
     """The field of 1024 px, on a coarse grid, in which most pixels are nucleus."""
     level = _small_level(labels)
     low = store.open_readonly(labels / str(level))[:] > 0

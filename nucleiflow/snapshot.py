@@ -12,8 +12,13 @@ STAGE_SHARE = {  # of a slide's time, roughly: what comes before a stage, and it
     "look": (0.1, 0.01),
     "segment": (0.11, 0.7),
     "merge": (0.81, 0.01),
-    "label": (0.82, 0.12),
-    "pyramid": (0.94, 0.06),
+    "label": (0.82, 0.08),
+    "pyramid": (0.90, 0.02),
+    "tally": (0.92, 0.01),
+    "measure": (0.93, 0.03),
+    "neighbours": (0.96, 0.02),
+    "export": (0.98, 0.01),
+    "report": (0.99, 0.01),
 }
 
 

@@ -13,7 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleiflow import (
+    audit,
     digest,
+    focus,
+    measure,
+    naming,
     normalise,
     plan,
     pyramid,
@@ -36,6 +40,7 @@ from nucleiflow.seeds import Record
 from nucleiflow.slide import Slide
 
 READERS = 16  # threads that fetch records ahead: on an object store each takes some 20 ms
+EXACT_PX = 2  # around a core, where labels are needed for perimeters
 
 _gate = threading.Lock()
 _open: dict[tuple[str, int | str], Slide] = {}
@@ -133,6 +138,8 @@ def segment(job: Job, index: int) -> None:
     )
     store.write(job.foreground, tile.core, foreground)
     store.write(job.seeds, tile.core, numbered)
+    sharpness = focus.measure(window, tile.window, tile.core)
+    records.put_arrays(job.record("focus", index), sharpness)
     facts = seeds.record(numbered, tile.core, job.grid.width)
     records.put_arrays(job.record("segment", index), facts.arrays())
 
@@ -155,9 +162,10 @@ def merge(job: Job, _index: int) -> None:
     count = 0
     with ThreadPoolExecutor(READERS) as threads:
         read = _ahead(job, threads)
-        for index, new in merged(job.grid, read, min_area_px=job.postprocessing.min_seed_area_px):
-            records.put_arrays(job.record("new", index), {"new": new})
-            count = max(count, int(new.max()))
+        for one in merged(job.grid, read, min_area_px=job.postprocessing.min_seed_area_px):
+            facts = {"new": one.new, "owner": one.owner}
+            records.put_arrays(job.record("new", one.index), facts)
+            count = max(count, int(one.new.max()))
     records.put_arrays(job.record("merge", 0), {"nuclei": np.array(count)})
 
 
@@ -178,47 +186,66 @@ def _ahead(job: Job, threads: ThreadPoolExecutor) -> Callable[[int], Record | No
     return read
 
 
-def tally(job: Job, _index: int) -> None:
-    """Stage `tally`: what the labels of all tiles add up to."""
-    tiles = sorted(records.done(job.records("label")))
-    with ThreadPoolExecutor(READERS) as threads:
-        found = threads.map(lambda tile: records.get_arrays(job.record("label", tile)), tiles)
-        summed = digest.total(one["digest"] for one in found if one is not None)
-    records.put_arrays(job.record("tally", 0), {"digest": np.array(summed)})
-
-
-def tallied(job: Job) -> dict[str, Any]:
-    """Number of nuclei, and digest of the labels: equal for equal labels, in any tiling."""
-    numbers = records.get_arrays(job.record("merge", 0))
-    sums = records.get_arrays(job.record("tally", 0))
-    if numbers is None or sums is None:
-        raise RunError(f"{job.work}: records are gone: start again with --restart")
-    return {"nuclei": int(numbers["nuclei"]), "labels_digest": str(sums["digest"])}
-
-
 def label(job: Job, index: int) -> None:
-    """Stage `label`: foreground and seeds around the core, labelled and grown; the core is kept."""
-    core, reach = job.grid.core(index), job.postprocessing.grow_px
-    window = core.grow(reach).clip(job.grid.height, job.grid.width)
-    named = np.zeros(window.shape, np.uint32)
+    """Stage `label`: foreground and seeds around the core, labelled and grown; the core is kept,
+    and what its nuclei add up to.
+    """
+    core = job.grid.core(index)
+    window = core.grow(job.postprocessing.grow_px + EXACT_PX).clip(*job.grid.shape)
+    tiles = job.grid.around(index, job.postprocessing.grow_px + EXACT_PX)
+    near = [tile for tile in tiles if tile not in job.holes]
+    known = naming.known({tile: _named(job, tile) for tile in near})
+    numbered = np.zeros(window.shape, np.uint32)
     foreground = np.zeros(window.shape, np.uint8)
-    for other in job.grid.around(index, reach):
-        if other in job.holes:
-            continue
-        new = label_map(job, other)
-        part = job.grid.core(other).intersect(window)
+    for tile in near:
+        part = job.grid.core(tile).intersect(window)
         place = part.slices(origin=window)
         foreground[place] = store.read(job.foreground, part)
-        if new is not None:
-            named[place] = new[store.read(job.seeds, part)]
-    grown = grow(named, foreground, grow_px=reach)
-    labels = grown[core.slices(origin=window)]
+        if tile in known.of_tile:
+            numbered[place] = known.of_tile[tile][store.read(job.seeds, part)]
+    grown = grow(numbered, foreground, grow_px=job.postprocessing.grow_px).view(np.int32)
+    inside = core.slices(origin=window)
+    labels = known.label[grown[inside]]
     store.write(job.labels / "0", core, labels)
-    facts = {"digest": digest.share(labels, core, job.grid.width)}
+    if labels.any():
+        exact = core.grow(EXACT_PX).clip(*job.grid.shape)
+        near_core = np.ascontiguousarray(grown[exact.slices(origin=window)])
+        _sum_up(job, index, near_core, foreground[inside], known)
+        lines = audit.counts(near_core, core.slices(origin=exact), core, job.grid, holes=job.holes)
+    else:
+        lines = audit.NOTHING
+    facts = {"digest": digest.share(labels, core, job.grid.width), "audit": lines}
     records.put_arrays(job.record("label", index), facts)
 
 
-def label_map(job: Job, index: int) -> NDArray[np.uint32] | None:
-    """Seed numbers of a tile -> labels (count + 1,); None for a tile without seeds."""
-    found = records.get_arrays(job.record("new", index))
-    return None if found is None else found["new"].astype(np.uint32)
+def _named(job: Job, index: int) -> dict[str, NDArray[Any]] | None:
+    return records.get_arrays(job.record("new", index))
+
+
+def _sum_up(
+    job: Job,
+    index: int,
+    grown: NDArray[np.int32],
+    probability: NDArray[np.uint8],
+    known: naming.Known,
+) -> None:
+    """Write what the nuclei in a core add up to: those of the tile, and those of others."""
+    core = job.grid.core(index)
+    origin = core.grow(EXACT_PX).clip(*job.grid.shape)
+    sums = measure.sums(
+        grown,
+        len(known.label) - 1,
+        core.slices(origin=origin),
+        (core.y0, core.x0),
+        store.read(job.store / "0", core),
+        np.ascontiguousarray(probability),
+        od=job.stained,
+    )
+    owner = known.owner[sums["id"]]
+    facts = {**sums, "label": known.label[sums["id"]]}
+    for own, name in ((owner == index, "sums"), (owner != index, "guests")):
+        if own.any():
+            part = {key: column[own] for key, column in facts.items()}
+            records.put_arrays(job.record(name, index), {**part, "owner": owner[own]})
+    for far in set(np.unique(owner)) - set(job.grid.around(index, 1)):
+        records.put_arrays(job.record("far", f"{far}-{index}"), {})

@@ -15,7 +15,9 @@ SIGMAS = 4.0
 GLASS = 47  # of 255 in every channel of the negative: brighter than any stained nucleus
 
 
-def find(low: NDArray[Any], *, bright_background: bool, block_px: int) -> NDArray[np.bool_] | None:
+def find(
+    low: NDArray[Any], *, bright_background: bool, block_px: int, margin_px: int = MARGIN_PX
+) -> NDArray[np.bool_] | None:
     """Low-resolution pixels (h, w, c) -> tissue (h, w) bool, or None where all may be tissue.
 
     Each pixel of `low` stands for a block of `block_px` full-resolution pixels. The background is
@@ -30,7 +32,7 @@ def find(low: NDArray[Any], *, bright_background: bool, block_px: int) -> NDArra
         if rise is None:
             return None
         tissue |= rise
-    reach = 1 + -(-MARGIN_PX // block_px)
+    reach = 1 + -(-margin_px // block_px)
     return np.asarray(ndimage.maximum_filter(tissue, 2 * reach + 1, mode="constant"))
 
 

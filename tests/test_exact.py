@@ -290,7 +290,7 @@ def test_merge_yields_tiles_with_seeds_in_raster_order(maps, data):
 @given(any_maps, st.data())
 def test_the_owner_of_a_label_is_the_tile_with_its_first_pixel(maps, data):
     grid = cut(maps.shape[:2], data.draw(tiles_px(maps.shape[:2])))
-    _, numbered, records = split_tiles(maps, grid, range(len(grid)), **HALF)
+    _, _, records = split_tiles(maps, grid, range(len(grid)), **HALF)
     named = reference.name(maps[..., 1] >= 128, 1)
     label, first = np.unique(named, return_index=True)
     tiles = np.zeros(named.shape, np.int32)

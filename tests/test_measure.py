@@ -60,9 +60,7 @@ def described(labels, pixels, **facts):
     found = whole(labels, pixels, **facts)
     boxes = np.stack([found[side] for side in ("y0", "x0", "y1", "x1")], axis=1)
     hulls = measure.convex_areas(labels, found["label"], boxes)
-    return measure.describe(
-        found, area_convex=hulls, pixel_um=(0.25, 0.25), source_px=(2.0, 2.0)
-    )
+    return measure.describe(found, area_convex=hulls, pixel_um=(0.25, 0.25), source_px=(2.0, 2.0))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -105,7 +103,7 @@ def test_optical_densities_are_those_of_skimage():
 
 def drawn(painted):
     """Labels with one nucleus, painted by a function of y and x."""
-    y, x = np.mgrid[:SHAPE[0], :SHAPE[1]]
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     return painted(y, x).astype(np.int32)
 
 

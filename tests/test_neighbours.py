@@ -1,4 +1,4 @@
-"""Distances to neighbours: those of all pairs, and the same for a window that holds all in reach."""
+"""Distances to neighbours: those of all pairs, and no others in a window."""
 
 import numpy as np
 import pytest

@@ -1,0 +1,153 @@
+"""Nuclei of all tiles -> nuclei.parquet, and what is made of it: CSV, GeoJSON for QuPath."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from nucleiflow import measure, neighbours, outline, qupath, records, results, tables
+from nucleiflow.config import Exports
+from nucleiflow.job import Job
+from nucleiflow.place import Place
+
+TABLE, CSV, GEOJSON, REPORT = "nuclei.parquet", "nuclei.csv", "nuclei.geojson.gz", "report.html"
+FILES = (TABLE, CSV, GEOJSON, REPORT)
+FLAGS = ("touches_edge", "touches_hole", "out_of_focus")
+OUTLINE = (tables.GEOMETRY, "wkb")
+UNITS = {
+    **dict.fromkeys(("centroid", "bbox", "perimeter", "axis_major_length"), "px"),
+    **dict.fromkeys(("axis_minor_length", "equivalent_diameter_area"), "px"),
+    "nearest_neighbor_distance": "px",
+    "area": "px²",
+    "orientation": "rad",
+    **dict.fromkeys(("source_y", "source_x", "geometry"), "px of the slide's level 0"),
+}
+ROWS = 8192  # of GeoJSON at a time
+SHARED = ",\n"  # between the features of two tiles
+
+
+def export(job: Job, wanted: Exports, _index: int) -> None:
+    """Stage `export`: the records of all tiles -> the files that people use."""
+    with records.writer(job.table) as file:
+        tables.write(file, _rows(job), _schema(job), _about(job))
+    if wanted.geojson:
+        _join(job, job.folder / GEOJSON)
+    if wanted.csv:
+        csv(job.folder)
+    records.put_arrays(job.record("export", 0), {})
+
+
+def _schema(job: Job) -> list[tuple[str, str]]:
+    """Names and dtypes of the table's columns: those of a tile without nuclei."""
+    empty = measure.describe(
+        measure.nothing(len(job.channels), od=job.stained),
+        area_convex=np.zeros(0, np.int64),
+        pixel_um=job.resolution.pixel_um,
+        source_px=job.resolution.scale,
+    )
+    none = np.zeros((0, 2))
+    empty |= neighbours.meet(none, none, neighbours.Ranges(job.resolution.pixel_um))
+    flags = [(name, "bool") for name in FLAGS]
+    return [(name, column.dtype.name) for name, column in empty.items()] + flags + [OUTLINE]
+
+
+def _rows(job: Job) -> Iterator[results.Columns]:
+    """Nuclei by label: those of a row of tiles follow on those of the row above."""
+    done = records.done(job.records("neighbours"))
+    for row in range(job.grid.rows):
+        there = [
+            tile
+            for tile in range(row * job.grid.columns, (row + 1) * job.grid.columns)
+            if tile in done
+        ]
+        both = zip(
+            results.all_records(job, "measure", there),
+            results.all_records(job, "neighbours", there),
+            strict=True,
+        )
+        parts = [{**own, **more, OUTLINE[0]: outline.unpacked(own)} for (_, own), (_, more) in both]
+        if parts:
+            order = np.argsort(np.concatenate([part["label"] for part in parts]))
+            names = [name for name in parts[0] if name not in outline.PACKED]
+            yield {name: np.concatenate([part[name] for part in parts])[order] for name in names}
+
+
+def _about(job: Job) -> dict[str, Any]:
+    """What the columns mean, for the table's metadata."""
+    return {
+        "slide": job.name,
+        "channels": list(job.channels),
+        "mpp": job.mpp,
+        "pixel_um": job.resolution.pixel_um,
+        "source_px_per_px": job.resolution.scale,
+        "units": {name: _unit(name) for name, _ in _schema(job)},
+        "geometry": "pixels of the slide's level 0, x to the right, y down, from its corner",
+    }
+
+
+def _unit(name: str) -> str:
+    """What a column counts in."""
+    endings = {"_um2": "µm²", "_um": "µm", "_per_mm2": "1/mm²", "_od_mean": "optical density"}
+    for ending, unit in endings.items():
+        if name.endswith(ending):
+            return unit
+    return UNITS.get(name.partition("-")[0], "1")
+
+
+def _join(job: Job, place: Place) -> None:
+    """One GeoJSON of the parts that the tiles wrote; parts of a gzip file may follow each other."""
+    tiles = sorted(int(name.removesuffix(".gz")) for name in records.names(job.records("geojson")))
+    with records.writer(place) as file:
+        file.write(gzip.compress(qupath.HEAD, mtime=0))
+        for number, tile in enumerate(tiles):
+            if number:
+                file.write(gzip.compress(SHARED.encode(), mtime=0))
+            file.write(records.get(job.records("geojson") / f"{tile}.gz") or b"")
+        file.write(gzip.compress(qupath.TAIL, mtime=0))
+
+
+def sizes(folder: Place) -> dict[str, int]:
+    """Bytes of the files in a slide's folder, by name."""
+    found = {name: records.size(folder / name) for name in FILES}
+    return {name: size for name, size in found.items() if size is not None}
+
+
+# from nuclei.parquet alone
+
+
+def made_late(wanted: Exports) -> list[str]:
+    """Files among those wanted that can be made of nuclei.parquet at any time."""
+    return [name for name, yes in ((CSV, wanted.csv), (GEOJSON, wanted.geojson)) if yes]
+
+
+def late(folder: Place, names: list[str], _index: int = 0) -> None:
+    """Make such files of a finished slide. Raises StoreError."""
+    for name in names:
+        {CSV: csv, GEOJSON: geojson}[name](folder)
+
+
+def csv(folder: Place) -> Place:
+    """nuclei.parquet of a slide's folder -> nuclei.csv beside it, without outlines."""
+    with records.reader(folder / TABLE) as table, records.writer(folder / CSV) as file:
+        tables.write_csv(file, table)
+    return folder / CSV
+
+
+def geojson(folder: Place) -> Place:
+    """nuclei.parquet of a slide's folder -> nuclei.geojson.gz beside it."""
+    with records.reader(folder / TABLE) as table, records.writer(folder / GEOJSON) as file:
+        channels = tables.metadata(table)["channels"]
+        with gzip.GzipFile(
+            fileobj=file, mode="wb", compresslevel=results.GZIP_LEVEL, mtime=0
+        ) as packed:
+            packed.write(qupath.HEAD)
+            for number, columns in enumerate(tables.batches(table, rows=ROWS)):
+                if number:
+                    packed.write(SHARED.encode())
+                polygons = outline.from_wkb(columns[tables.GEOMETRY])
+                packed.write(qupath.features(columns, polygons, channels))
+            packed.write(qupath.TAIL)
+    return folder / GEOJSON

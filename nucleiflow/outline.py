@@ -1,0 +1,197 @@
+"""Labels of a window -> outlines of nuclei as polygons, simplified, in pixels of the slide. Pure.
+
+An outline goes through the midpoints of the sides of border pixels, as marching squares would have
+it, so that the centres of the nucleus's pixels are inside and all others outside. Simplifying moves
+it by less than the distance to the next centre: drawn again, it is the same pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOVE_PX = 0.35  # how far an outline may move; a pixel centre is at least 0.354 px away
+PACKED = ("wkb", "wkb_length")  # columns of a record with outlines
+
+Polygons = NDArray[np.object_]
+
+
+@dataclass(frozen=True)
+class _Rings:
+    """Closed rings: their points (n, 2), (x, y), where each ends in them, and whose it is."""
+
+    points: NDArray[np.float64]
+    ends: NDArray[np.int64]
+    owners: NDArray[np.int64]
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        return np.concatenate([np.zeros(1, np.int64), self.ends[:-1]])
+
+    def fewer(self) -> _Rings:
+        """With no more points than an outline needs."""
+        from nucleiflow import tracing
+
+        keep = tracing.kept(self.points, self.starts, self.ends, MOVE_PX)
+        return _Rings(self.points[keep], np.cumsum(keep)[self.ends - 1], self.owners)
+
+
+def trace(
+    labels: NDArray[Any],
+    names: NDArray[Any],
+    boxes: NDArray[Any],
+    *,
+    origin: tuple[int, int] = (0, 0),
+) -> Polygons:
+    """Labels (H, W) of a window at `origin` (y, x), nuclei and their boxes (n, 4) in it -> (n,)
+    Polygons or, of nuclei in several parts, MultiPolygons. Corners of pixels are whole numbers.
+
+    Pixels that meet at a corner only are two parts.
+    """
+    import shapely
+
+    if not len(names):
+        return np.empty(0, object)
+    rings = _rings(labels, names, boxes, cracks=False)
+    outer = _areas(rings) > 0
+    polygons = _assembled(rings.fewer(), outer, len(names))
+    if not (valid := shapely.is_valid(polygons)).all():
+        polygons[~valid] = _assembled(rings, outer, len(names))[~valid]
+    return _moved(polygons, origin)
+
+
+def trace_piece(labels: NDArray[Any], name: int, *, origin: tuple[int, int]) -> Any:
+    """Of a nucleus too large for a window, the part in one (H, W), along the pixels' sides; to be
+    united with the others.
+    """
+    box = np.array([[0, 0, *labels.shape]])
+    rings = _rings(labels, np.array([name]), box, cracks=True)
+    part = _assembled(rings, _areas(rings) > 0, 1)[0]
+    return _moved(part, origin)
+
+
+def _moved(shapes: Any, origin: tuple[int, int]) -> Any:
+    import shapely
+
+    corner = np.array([origin[1], origin[0]])
+    return shapely.transform(shapes, lambda points: points + corner)
+
+
+def unite(pieces: Sequence[Any]) -> Any:
+    """The outline of a nucleus from that of its pieces, moved by at most half a pixel."""
+    import shapely
+
+    return shapely.simplify(shapely.normalize(shapely.union_all(pieces)), 0.5)
+
+
+def _rings(
+    labels: NDArray[Any], names: NDArray[Any], boxes: NDArray[Any], *, cracks: bool
+) -> _Rings:
+    from nucleiflow import tracing
+
+    pixels = np.ascontiguousarray(labels).view(np.int32)
+    found = tracing.rings(pixels, names.astype(np.int32), boxes.astype(np.int64), cracks)
+    return _Rings(*found)
+
+
+def _assembled(rings: _Rings, outer: NDArray[np.bool_], count: int) -> Polygons:
+    """Rings -> the polygons of `count` nuclei."""
+    import shapely
+
+    starts, lengths = rings.starts, rings.ends - rings.starts
+    parts = np.bincount(rings.owners[outer], minlength=count)
+    polygons = np.empty(count, object)
+    order = np.flatnonzero(parts[rings.owners] == 1)
+    order = order[np.lexsort((~outer[order], rings.owners[order]))]  # the outer ring leads
+    amounts = np.bincount(rings.owners[order], minlength=count)
+    whole = amounts > 0
+    if whole.any():
+        polygons[whole] = shapely.from_ragged_array(
+            shapely.GeometryType.POLYGON,
+            rings.points[_ranges(starts[order], lengths[order])],
+            offsets=(
+                np.concatenate([[0], np.cumsum(lengths[order])]),
+                np.concatenate([[0], np.cumsum(amounts[whole])]),
+            ),
+        )
+    for name in np.flatnonzero(parts > 1):
+        mine = np.flatnonzero(rings.owners == name)
+        cut = [rings.points[starts[ring] : rings.ends[ring]] for ring in mine]
+        polygons[name] = _in_parts(cut, outer[mine])
+    return polygons
+
+
+def _areas(rings: _Rings) -> NDArray[np.float64]:
+    """Twice the signed areas of closed rings: positive outside, negative around holes."""
+    x, y = (rings.points - np.repeat(rings.points[rings.starts], rings.ends - rings.starts, 0)).T
+    cross = np.zeros(len(rings.points))
+    cross[:-1] = x[:-1] * y[1:] - x[1:] * y[:-1]
+    cross[rings.ends - 1] = 0
+    return np.add.reduceat(cross, rings.starts)
+
+
+def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices of many ranges, one after the other."""
+    before = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
+
+
+def _in_parts(rings: Sequence[NDArray[np.float64]], outer: NDArray[np.bool_]) -> Any:
+    """Rings of one nucleus -> a MultiPolygon; each hole is of the smallest part around it."""
+    import shapely
+
+    shells = [shapely.Polygon(ring) for ring, out in zip(rings, outer, strict=True) if out]
+    holes: list[list[NDArray[np.float64]]] = [[] for _ in shells]
+    for ring, out in zip(rings, outer, strict=True):
+        if not out:
+            around = [k for k, shell in enumerate(shells) if shell.covers(shapely.Point(ring[0]))]
+            holes[min(around, key=lambda k: shells[k].area)].append(ring)
+    return shapely.MultiPolygon(
+        [(shell.exterior.coords, inside) for shell, inside in zip(shells, holes, strict=True)]
+    )
+
+
+def hull_area(polygon: Any) -> int:
+    """Area of the convex hull, whole px."""
+    import shapely
+
+    return int(np.ceil(shapely.area(shapely.convex_hull(polygon))))
+
+
+def to_source(polygons: Polygons, scale: tuple[float, float]) -> Polygons:
+    """Working px -> pixels of the slide's level 0; `scale` is (y, x) of these per working px."""
+    import shapely
+
+    if scale == (1.0, 1.0):
+        return polygons
+    return shapely.transform(polygons, lambda points: points * (scale[1], scale[0]))
+
+
+def packed(polygons: Polygons) -> dict[str, NDArray[Any]]:
+    """As two plain arrays, for a record."""
+    import shapely
+
+    wkb = shapely.to_wkb(polygons)
+    lengths = np.array([len(one) for one in wkb], np.int64)
+    return {"wkb": np.frombuffer(b"".join(wkb), np.uint8), "wkb_length": lengths}
+
+
+def unpacked(columns: Mapping[str, NDArray[Any]]) -> Polygons:
+    """WKB (n,), bytes each, of a record that holds polygons `packed`."""
+    blob, ends = columns["wkb"].tobytes(), np.cumsum(columns["wkb_length"])
+    found = np.empty(len(ends), object)
+    start = 0
+    for k, end in enumerate(ends.tolist()):
+        found[k] = blob[start:end]
+        start = end
+    return found
+
+
+def from_wkb(wkb: Polygons) -> Polygons:
+    import shapely
+
+    return np.asarray(shapely.from_wkb(wkb), object)

@@ -1,0 +1,182 @@
+"""Columns of nuclei -> GeoParquet and CSV, and back, a batch at a time. Only this writes Parquet.
+
+GeoParquet 1.1: https://geoparquet.org/releases/v1.1.0
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleiflow.errors import StoreError
+
+if TYPE_CHECKING:
+    import pandas
+
+Columns = dict[str, NDArray[Any]]
+
+GROUP_ROWS = 1 << 16
+GEOMETRY = "geometry"
+EPOCH = {"encoding": "WKB", "crs": None, "edges": "planar"}
+
+
+def write(
+    file: IO[bytes],
+    batches: Iterable[Mapping[str, Any]],
+    columns: Sequence[tuple[str, str]],
+    about: Mapping[str, Any],
+) -> None:
+    """Batches of columns, rows in order -> GeoParquet in row groups of 65,536.
+
+    `columns` are names and dtypes, in order; `geometry` holds WKB, bytes each; NaN becomes null.
+    `about` goes into the file's metadata. The same rows give the same bytes, however batched.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    schema = _schema(columns)
+    extent = _Extent()
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        for group in _groups(batches, schema, extent):
+            writer.write_table(pa.Table.from_batches(group, schema), row_group_size=GROUP_ROWS)
+        notes = {"geo": extent.metadata(), "nucleiflow": dict(about)}
+        writer.add_key_value_metadata({name: json.dumps(note) for name, note in notes.items()})
+
+
+def _schema(columns: Sequence[tuple[str, str]]) -> Any:
+    import pyarrow as pa
+
+    kinds = {"wkb": pa.binary(), "bool": pa.bool_()}
+    return pa.schema(
+        [(name, kinds.get(kind) or pa.from_numpy_dtype(np.dtype(kind))) for name, kind in columns]
+    )
+
+
+class _Extent:
+    """What GeoParquet says of all geometries together."""
+
+    def __init__(self) -> None:
+        self.box: list[float] = []
+        self.kinds: set[str] = set()
+
+    def see(self, wkb: Sequence[bytes]) -> None:
+        import shapely
+
+        shapes = shapely.from_wkb(wkb)
+        if len(shapes):
+            x0, y0, x1, y1 = shapely.total_bounds(shapes).tolist()
+            a, b, c, d = self.box or (x0, y0, x1, y1)
+            self.box = [min(a, x0), min(b, y0), max(c, x1), max(d, y1)]
+            self.kinds |= {
+                shapely.GeometryType(kind).name for kind in np.unique(shapely.get_type_id(shapes))
+            }
+
+    def metadata(self) -> dict[str, Any]:
+        names = {"POLYGON": "Polygon", "MULTIPOLYGON": "MultiPolygon"}
+        kinds = sorted(names[kind] for kind in self.kinds)
+        box = {"bbox": self.box} if self.box else {}
+        return {
+            "version": "1.1.0",
+            "primary_column": GEOMETRY,
+            "columns": {GEOMETRY: {**EPOCH, "geometry_types": kinds, **box}},
+        }
+
+
+def _groups(
+    batches: Iterable[Mapping[str, Any]], schema: Any, extent: _Extent
+) -> Iterator[list[Any]]:
+    """Record batches that make up one row group each."""
+    import pyarrow as pa
+
+    waiting: list[Any] = []
+    rows = 0
+    for columns in batches:
+        if GEOMETRY in schema.names:
+            extent.see(columns[GEOMETRY])
+        arrays = [
+            pa.array(columns[field.name], field.type, from_pandas=pa.types.is_floating(field.type))
+            for field in schema
+        ]
+        rest = pa.record_batch(arrays, schema=schema)
+        while rows + rest.num_rows >= GROUP_ROWS:
+            yield [*waiting, rest.slice(0, GROUP_ROWS - rows)]
+            rest = rest.slice(GROUP_ROWS - rows)
+            waiting, rows = [], 0
+        if rest.num_rows:
+            waiting.append(rest)
+            rows += rest.num_rows
+    if waiting:
+        yield waiting
+
+
+def write_csv(file: IO[bytes], table: IO[bytes]) -> None:
+    """A table that `write` wrote -> CSV, without outlines."""
+    from pyarrow import csv
+
+    with _read(table) as found:
+        names = [name for name in found.schema_arrow.names if name != GEOMETRY]
+        schema = found.schema_arrow
+        for name in set(schema.names) - set(names):
+            schema = schema.remove(schema.get_field_index(name))
+        with csv.CSVWriter(file, schema) as writer:
+            for batch in found.iter_batches(GROUP_ROWS, columns=names):
+                writer.write_batch(batch)
+
+
+# reading
+
+
+@contextlib.contextmanager
+def _read(file: IO[bytes]) -> Iterator[Any]:
+    """A table that is open. Raises StoreError if it is none, or damaged."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        yield parquet.ParquetFile(file)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        name = getattr(file, "name", "nuclei.parquet")
+        raise StoreError(f"{name} is damaged ({reason}): start again with --restart") from error
+
+
+def batches(
+    file: IO[bytes], columns: Sequence[str] | None = None, rows: int = GROUP_ROWS
+) -> Iterator[Columns]:
+    """Columns of some rows at a time; geometries are WKB, bytes each. Raises StoreError."""
+    with _read(file) as found:
+        for batch in found.iter_batches(rows, columns=columns and list(columns)):
+            yield {
+                name: batch.column(k).to_numpy(zero_copy_only=False)
+                for k, name in enumerate(batch.schema.names)
+            }
+
+
+def count(file: IO[bytes]) -> int:
+    """Number of rows. Raises StoreError."""
+    with _read(file) as found:
+        return int(found.metadata.num_rows)
+
+
+def names(file: IO[bytes]) -> list[str]:
+    """Names of the columns, in order. Raises StoreError."""
+    with _read(file) as found:
+        return list(found.schema_arrow.names)
+
+
+def metadata(file: IO[bytes]) -> dict[str, Any]:
+    """What `write` was told about the table. Raises StoreError."""
+    with _read(file) as found:
+        return dict(json.loads((found.metadata.metadata or {})[b"nucleiflow"]))
+
+
+def frame(file: IO[bytes]) -> pandas.DataFrame:
+    """All rows, without outlines. Raises StoreError."""
+    with _read(file) as found:
+        kept = [name for name in found.schema_arrow.names if name != GEOMETRY]
+        return found.read(columns=kept).to_pandas()
