@@ -23,7 +23,8 @@ Test = dict[str, Any]
 
 APART_PX = 128  # between lines inside a tile: few nuclei lie on two of them
 DEPTH_PX, EVERY_PX = 32, 4  # how far beyond a line sizes are looked at, and in which of the rows
-PIECE_PX = 64  # of a line, as the unit in which numbers of nuclei are compared
+BESIDE_PX = 64  # from a seam to the line that its number of nuclei is compared with
+PIECE_PX = 256  # of a line, as the unit in which numbers are compared: tissue is not even
 SUSPICIOUS = 1e-4  # chance that an exact labelling looks worse than this in any of the tests
 FEW = 50  # expected counts below this are worth an exact test
 
@@ -67,30 +68,31 @@ def counts(
             place > 0 and index - stride not in holes,
             place < last - 1 and index + stride not in holes,
         )
-        found += _axis(view[:, along], across, open_, _apart(grid), paired=place % 2 == 1)
+        found += _axis(view[:, along], across, open_, grid, paired=place % 2 == 1)
     return found
 
 
-def _apart(grid: Grid) -> int:
-    """Distance of the lines inside: whole strides, and at least one line in a tile if it can be."""
+def _steps(wanted_px: int, grid: Grid) -> int:
+    """A distance of lines: whole strides, and at least one line in a tile if it can be."""
     unit = math.lcm(grid.reach.stride_px, 32)
-    wanted = -(-APART_PX // unit) * unit
+    wanted = -(-wanted_px // unit) * unit
     return wanted if wanted < grid.tile_px else unit
 
 
 def _axis(
-    strip: NDArray[np.int32], across: slice, open_: tuple[bool, bool], apart: int, *, paired: bool
+    strip: NDArray[np.int32], across: slice, open_: tuple[bool, bool], grid: Grid, *, paired: bool
 ) -> Counts:
     """The seams at the start and at the end of a core (where `open_`), and the lines between.
 
     Each seam is counted by the tile after it, and, against lines beside it, by every second tile.
     """
-    seams = [at for at, there in zip((across.start, across.stop), open_, strict=True) if there]
-    inside = list(range(across.start + apart, across.stop, apart))
-    own = seams[:1] if open_[0] else []
-    parts = [_kind(strip, lines, across.stop) for lines in (own, inside)]
-    beside = [*inside[: open_[0]], *inside[-1:][: open_[1]]]
-    pairs = _pairs(strip, seams, beside) if paired else NOTHING[: len(PAIRS)]
+    start, stop, apart = across.start, across.stop, _steps(APART_PX, grid)
+    own = [start] if open_[0] else []
+    parts = [_kind(strip, lines, stop) for lines in (own, range(start + apart, stop, apart))]
+    near = _steps(BESIDE_PX, grid)
+    couples = [(start, start + near)] * open_[0] + [(stop, stop - near)] * open_[1]
+    compared = paired and stop - start > near
+    pairs = _pairs(strip, couples) if compared and couples else NOTHING[: len(PAIRS)]
     return np.concatenate([*parts, pairs])
 
 
@@ -140,15 +142,13 @@ def _sizes(strip: NDArray[np.int32], at: NDArray[np.intp], names: int) -> NDArra
     return _lengths(np.where(labels < names, labels, 0), names)
 
 
-def _pairs(strip: NDArray[np.int32], seams: Sequence[int], beside: Sequence[int]) -> Counts:
-    """Numbers of nuclei on pieces of seams against those on the next lines, in order of `PAIRS`.
+def _pairs(strip: NDArray[np.int32], couples: Sequence[tuple[int, int]]) -> Counts:
+    """Numbers of nuclei on pieces of (seam, line beside it) against each other, as `PAIRS` says.
 
     Where a tile has two seams, it is their sum against that of two lines: a density that rises
     across the tile cancels out.
     """
-    if not seams or not beside:
-        return NOTHING[: len(PAIRS)]
-    on_seams, others = _starts(strip, seams), _starts(strip, beside)
+    on_seams, others = (_starts(strip, lines) for lines in zip(*couples, strict=True))
     squares = ((on_seams - others) ** 2).sum()
     return np.array([on_seams.sum(), others.sum(), squares], np.int64)
 

@@ -74,10 +74,6 @@ def hard_cut(labels, share):
     return np.where(chosen, labels + place.astype(np.int32) * 100_000, labels)
 
 
-def lost(labels, share):
-    return np.where(np.isin(labels, some(crossing(labels), share)), 0, labels)
-
-
 def half_lost(labels, share):
     """Some nuclei are only in the tile that their first pixel is in."""
     chosen = np.isin(labels, some(crossing(labels), share))
@@ -152,7 +148,6 @@ def test_chance_raises_no_alarm():
         (hard_cut, 0.25, "cut"),
         (hard_cut, 1, "doubled"),
         (half_lost, 0.5, "cut"),
-        (lost, 1, "lost"),
     ],
 )
 def test_damage_at_seams_is_told(damage, share, told):
@@ -162,6 +157,26 @@ def test_damage_at_seams_is_told(damage, share, told):
     assert found["suspicious"]
     assert found["tests"][told]["suspicious"], found
     assert audit.WORDS[told] in found["text"]
+
+
+def test_nuclei_lost_at_seams_are_told():
+    labels = field(1, apart_px=20)
+    gone = np.setdiff1d(np.concatenate([one[one == two] for one, two in seams(labels, 256)]), 0)
+    assert not verdict(labels, 256)["suspicious"]
+    found = verdict(np.where(np.isin(labels, gone), 0, labels), 256)
+    assert found["tests"]["lost"]["suspicious"]
+    assert audit.WORDS["lost"] in found["text"]
+
+
+def test_uneven_tissue_raises_no_alarm():
+    """Islands of nuclei, as large as tiles or smaller."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        islands = np.kron(rng.random((12, 12)) < 0.5, np.ones((128, 128), bool))
+        shift = rng.integers(0, 128, 2)
+        found = verdict(np.where(np.roll(islands, shift, (0, 1)), field(seed), 0), 256)
+        assert not found["suspicious"], found
+        assert abs(found["tests"]["lost"]["z"]) < 3.5
 
 
 def test_nuclei_merged_at_seams_are_told():
