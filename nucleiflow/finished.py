@@ -26,14 +26,17 @@ def slides(place: Place) -> list[Finished]:
     Raises ConfigError if there are none, StoreError.
     """
     for folder in (place, place.parent):
-        word = records.get_json(folder / "run.json")
-        if word is not None:
-            return [Finished(folder, word)]
-    inside = [(place / name, records.get_json(place / name / "run.json")) for name in _names(place)]
-    found = [Finished(folder, word) for folder, word in inside if word is not None]
+        if (slide := _read(folder)) is not None:
+            return [slide]
+    found = [slide for name in _names(place) if (slide := _read(place / name)) is not None]
     if not found:
         raise ConfigError(f"{place} holds no finished slide: give the folder that `run` wrote into")
     return found
+
+
+def _read(folder: Place) -> Finished | None:
+    word = records.get_json(folder / "run.json") if records.exists(folder / "run.json") else None
+    return None if word is None else Finished(folder, word)
 
 
 def _names(place: Place) -> list[str]:

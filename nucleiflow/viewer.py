@@ -29,7 +29,7 @@ def view(place: Place, *, page: bool = False) -> str:
     report = slide.folder / "report.html"
     if not display():
         raise ConfigError(
-            f"there is no display here: copy {slide.folder} to your own computer, "
+            f"there is no display here: copy {slide.folder.resolve()} to your own computer, "
             f"and open {report.name} in a browser or {image.name} in napari there"
         )
     why = "" if page else missing()
@@ -40,16 +40,11 @@ def view(place: Place, *, page: bool = False) -> str:
             why = f"napari does not start: {' '.join(str(error).split())[:120]}"
         else:
             return f"{image} was open in napari"
-    return browse(report) + (why and f"; {why}")
-
-
-def browse(report: Path) -> str:
-    """Open a report in the browser. Raises ConfigError."""
     if not report.is_file():
-        raise ConfigError(f"{report} is not there, and nor is napari: {INSTALL}")
+        raise ConfigError(f"{report} is not there{why and f'; {why}'}")
     if not webbrowser.open(report.resolve().as_uri()):
         raise ConfigError(f"no browser could be started: open {report} yourself")
-    return f"{report} is open in the browser"
+    return f"{report} is open in the browser{why and f'; {why}'}"
 
 
 def display() -> bool:
