@@ -184,6 +184,26 @@ def test_what_is_not_known_or_not_there_is_left_out(tmp_path, options, systems, 
     np.testing.assert_array_equal(found["nuclei-0"], made.labels)
 
 
+@pytest.mark.slow
+def test_what_a_run_left_is_read_the_same(finished, tmp_path):
+    done = spatial.export(finished.folder, finished.word, tmp_path / "field.zarr")
+    image = finished.folder / "field.ome.zarr" / "0"
+    pixels = zarr.open_array(image, mode="r")[:]
+    made = Made(finished.folder, pixels, finished.labels, finished.word, done.place, done.text())
+    found = reading(made, tmp_path)
+    assert found["complaints"].tolist() == []
+    np.testing.assert_array_equal(found["image-0"], pixels)
+    np.testing.assert_array_equal(found["nuclei-0"], finished.labels)
+    assert found["obs-label"].tolist() == list(range(1, finished.word["nuclei"] + 1))
+    np.testing.assert_allclose(found["obsm-spatial_um"], found["centroids-um"], atol=1e-6)
+    moved = np.abs(found["outline-centroids-global"] - found["centroids-global"])
+    assert moved.max() < 0.5, "outlines are simplified"
+    units = dict(zip(found["features"].tolist(), found["units"].tolist(), strict=True))
+    assert units["area_um2"] == "µm²"
+    area = found["X"][:, list(units).index("area_um2")]
+    np.testing.assert_allclose(found["areas-um"], area, rtol=0.1)
+
+
 # pixels are shared, and nobody's are lost
 
 
