@@ -106,9 +106,10 @@ def verify(
 
 
 def _folders(folder: Place) -> list[Place]:
-    """Folders of the slides of a run, finished or not."""
-    if records.exists(folder / "run.json"):
-        return [folder]
+    """The folder of a slide (or of its OME-Zarr), or those of a run, finished or not."""
+    for one in (folder, folder.parent):
+        if records.exists(one / "run.json"):
+            return [one]
     there = [folder / name for name in records.names(folder)]
     slides = [
         one

@@ -239,6 +239,12 @@ def test_an_unfinished_slide_is_no_verdict(finished, copy):
     assert "not finished" in report.text()
 
 
+def test_the_store_stands_for_its_slide(finished):
+    report = verify.verify(command.store(finished.folder), windows=0)
+    assert [one.name for one in report.slides] == ["field"]
+    assert report.exit_code == 0
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no slide of a run"):
         verify.verify(tmp_path)
