@@ -17,6 +17,7 @@ from nucleiflow import (
     plan,
     provenance,
     records,
+    report,
     results,
     source,
     stain,
@@ -195,6 +196,9 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
     yield from _timed(_tables(job, config.exports), seconds)
     _publish_labels(job)
     word = _word(job, config, mark, len(tissue_tiles), seconds)
+    if config.exports.report:
+        yield _solo(job, "report", partial(report.write, job, word))
+        word["exports"] = export.sizes(job.folder)
     records.put_json(job.run_json, word)
     store.remove(job.work)
     return word

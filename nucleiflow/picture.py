@@ -178,6 +178,22 @@ def of_array(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def jpeg(pixels: NDArray[np.uint8], *, quality: int = 80) -> bytes:
+    """A picture (h, w, 3) uint8 as a JPEG file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=quality)
+    return file.getvalue()
+
+
+def indexed_png(indices: NDArray[np.uint8], colours: NDArray[np.uint8]) -> bytes:
+    """Indices (h, w) into `colours` (n, 4) RGBA uint8 as a PNG file with transparency."""
+    file = io.BytesIO()
+    image = Image.fromarray(indices, mode="P")
+    image.putpalette(colours.tobytes(), rawmode="RGBA")
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
 def png(pixels: NDArray[np.uint8], *, colours: int) -> bytes:
     """A picture (h, w, 3) uint8 as a small PNG file, reduced to a palette of `colours` <= 256."""
     file = io.BytesIO()
