@@ -405,6 +405,31 @@ def doctor_command(
         raise typer.Exit(1)
 
 
+@app.command("verify")
+def verify_command(
+    folder: Annotated[str, typer.Argument(help="Folder of a run or of a slide: a path or s3://…")],
+    windows: Annotated[int, typer.Option(min=0, help="Windows to compute again, a slide.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the places of the windows.")] = 0,
+    model: ModelPath = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Check a finished run: every stored pixel, and windows on seams computed again.
+
+    Exit code: 0 all as it must be, 1 something differs, 2 not finished or not readable.
+    """
+    from nucleiflow import place, progress, verify
+
+    shown = progress.Quiet() if quiet or json else progress.Lines()
+    found = verify.verify(place.of(folder), windows=windows, seed=seed, model=model, say=shown.say)
+    if json:
+        _print_json(found.as_json())
+    else:
+        typer.echo(found.text())
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
 @app.command("overlay")
 def overlay_command(
     folder: Annotated[str, typer.Argument(help="Folder that `run` made for a slide.")],
@@ -421,6 +446,52 @@ def overlay_command(
     slide = finished.one(place.of(folder), "nucleiflow overlay")
     show.save(png, show.draw(slide.folder, slide.word, region=box, whole=whole))
     typer.echo(str(png))
+
+
+@app.command("export")
+def export_command(
+    kind: Annotated[str, typer.Argument(metavar="FORMAT", help="spatialdata")],
+    out: Annotated[str, typer.Argument(help="Folder of a run, or of one of its slides.")],
+    to: Annotated[
+        str | None, typer.Option("--to", help="Store to make; else beside the slide's OME-Zarr.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a store that is there.")
+    ] = False,
+) -> None:
+    """Make a SpatialData store of each finished slide: image, labels, outlines and a linked table.
+
+    Image and labels are the files of the OME-Zarr under a second name (hard links) and take no
+    space; each may be deleted or written anew, and the other stays. Exit code: 0 done, 3 some of
+    several slides failed.
+    """
+    from nucleiflow import place, spatial
+    from nucleiflow.errors import SOME_FAILED
+
+    if kind != "spatialdata":
+        raise ConfigError(f"there is no format {kind!r}: give spatialdata")
+    target = place.of(to) if to else None
+    failed = spatial.export_all(place.of(out), target, overwrite=overwrite, say=typer.echo)
+    for line in failed:
+        typer.echo(f"error: {line}", err=True)
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command("view")
+def view_command(
+    out: Annotated[str, typer.Argument(help="Folder of a slide, or of a run of one slide.")],
+    page: Annotated[
+        bool, typer.Option("--page", help="The report, even if napari is installed.")
+    ] = False,
+) -> None:
+    """Look at a finished slide: in napari if it is installed, else its report in the browser.
+
+    With napari, the command ends when the window is closed.
+    """
+    from nucleiflow import place, viewer
+
+    typer.echo(viewer.view(place.of(out), page=page))
 
 
 @app.command("train")

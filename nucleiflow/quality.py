@@ -12,7 +12,8 @@ from skimage.color import rgb2hsv
 
 UM2_PER_MM2 = 1e6
 WORTH_SAYING = 0.05  # part of the tissue that is out of focus, folded or below a pen
-TRACE = 0.002  # part of the slide with pen marks that is worth a word
+TRACE = 0.005  # part of the slide with pen marks that is worth a word
+LEAST_DIFFERENCE = -0.1  # of saturation and intensity, in a fold
 LEAST_MARK_PX = 40  # of the low level, in one piece
 
 
@@ -23,7 +24,7 @@ def pen(low: NDArray[np.uint8]) -> NDArray[np.bool_]:
     blue, and none is black without a colour.
     """
     hue, saturation, value = np.moveaxis(rgb2hsv(low), -1, 0)
-    ink = (hue > 0.2) & (hue < 0.62) & (saturation > 0.35)
+    ink = (hue > 0.2) & (hue < 0.68) & (saturation > 0.35)
     black = (value < 0.25) & (saturation < 0.4)
     return _pieces(ink | black)
 
@@ -39,7 +40,7 @@ def folds(low: NDArray[np.uint8]) -> NDArray[np.bool_]:
         return np.zeros(tissue.shape, bool)
     middle, high = np.quantile(difference[tissue], (0.5, 0.8))
     smooth = ndimage.uniform_filter(difference, 3)
-    return _pieces((smooth > middle + 3 * max(high - middle, 0.05)) & (smooth > 0))
+    return _pieces((smooth > middle + 3 * max(high - middle, 0.05)) & (smooth > LEAST_DIFFERENCE))
 
 
 def _pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

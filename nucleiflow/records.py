@@ -79,12 +79,13 @@ def writer(place: Place) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def reader(place: Place) -> Iterator[IO[bytes]]:
-    """A file to read from anywhere in. Raises StoreError."""
+    """A file to read from anywhere in. Raises StoreError if it cannot be opened."""
     try:
-        with place.open("rb") if isinstance(place, Path) else objects.open_file(place) as file:
-            yield cast("IO[bytes]", file)
+        file = place.open("rb") if isinstance(place, Path) else objects.open_file(place)
     except OSError as error:
         raise StoreError(f"{place} cannot be read: {error.strerror or error}") from error
+    with file:
+        yield cast("IO[bytes]", file)
 
 
 @contextlib.contextmanager

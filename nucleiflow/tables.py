@@ -43,7 +43,8 @@ def write(
     extent = _Extent()
     with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         for group in _groups(batches, schema, extent):
-            writer.write_table(pa.Table.from_batches(group, schema), row_group_size=GROUP_ROWS)
+            rows = pa.Table.from_batches(group, schema).combine_chunks()  # pages follow chunks
+            writer.write_table(rows, row_group_size=GROUP_ROWS)
         notes = {"geo": extent.metadata(), "nucleiflow": dict(about)}
         writer.add_key_value_metadata({name: json.dumps(note) for name, note in notes.items()})
 
@@ -138,7 +139,7 @@ def _read(file: IO[bytes]) -> Iterator[Any]:
     from pyarrow import parquet
 
     try:
-        yield parquet.ParquetFile(file)
+        yield parquet.ParquetFile(file, pre_buffer=False)  # else it keeps all that it has read
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         name = getattr(file, "name", "nuclei.parquet")

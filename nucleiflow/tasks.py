@@ -207,13 +207,14 @@ def label(job: Job, index: int) -> None:
     inside = core.slices(origin=window)
     labels = known.label[grown[inside]]
     store.write(job.labels / "0", core, labels)
+    exact = core.grow(EXACT_PX).clip(*job.grid.shape)
+    near_core = np.ascontiguousarray(grown[exact.slices(origin=window)])
+    lines = audit.NOTHING
+    if near_core.any():
+        at = core.slices(origin=exact)
+        lines = audit.counts(near_core, at, core, job.grid, holes=job.holes)
     if labels.any():
-        exact = core.grow(EXACT_PX).clip(*job.grid.shape)
-        near_core = np.ascontiguousarray(grown[exact.slices(origin=window)])
         _sum_up(job, index, near_core, foreground[inside], known)
-        lines = audit.counts(near_core, core.slices(origin=exact), core, job.grid, holes=job.holes)
-    else:
-        lines = audit.NOTHING
     facts = {"digest": digest.share(labels, core, job.grid.width), "audit": lines}
     records.put_arrays(job.record("label", index), facts)
 

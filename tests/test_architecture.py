@@ -58,7 +58,8 @@ SCIENCE = {"scipy", "skimage", "numba"}  # for layer 1, where arrays go in and o
 MODULES = sorted(PACKAGE.glob("*.py"))
 TREES = {path.stem: ast.parse(path.read_text()) for path in MODULES}
 COMMANDS = (
-    *("run", "submit", "status", "rerun", "info", "plan", "doctor", "overlay"),
+    *("run", "submit", "status", "rerun", "verify", "info", "plan", "doctor", "overlay"),
+    *("export", "view"),
     *("train", "evaluate", "fetch", "model", "demo"),
 )
 MACHINE_PATH = re.compile(r"(?<![\w.<>)}\]*$~-])/(?:home|Users|root|work|scratch)/\w")

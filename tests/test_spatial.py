@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import command
 import finished_slide
 import numpy as np
 import pandas as pd
@@ -277,6 +278,22 @@ def test_of_several_slides_each_gets_a_store_and_a_bad_one_stops_none(tmp_path):
     assert failed.startswith(f"{tmp_path / 'b'} has no nuclei.parquet")
     assert spatial.export_all(tmp_path / "a", tmp_path / "x.zarr", say=said.append) == []
     assert said[-1] == str(tmp_path / "x.zarr")
+
+
+def test_the_command(made, tmp_path):
+    where = tmp_path / "some.zarr"
+    done = command.nucleiflow("export", "spatialdata", made.folder, "--to", where)
+    assert (done.code, done.out, done.err) == (0, f"{where}\n", "")
+    again = command.nucleiflow("export", "spatialdata", made.folder, "--to", where)
+    assert again.code == 2
+    assert again.line.endswith("is there already: delete it, or give --overwrite")
+    assert command.nucleiflow("export", "anndata", made.folder).code == 2
+    for name in "ab":
+        finished_slide.write(tmp_path / name, count=2)
+    (tmp_path / "a" / "nuclei.parquet").unlink()
+    several = command.nucleiflow("export", "spatialdata", tmp_path)
+    assert (several.code, several.out) == (3, f"{tmp_path / 'b' / 'b.spatialdata.zarr'}\n")
+    assert several.line.startswith(f"error: {tmp_path / 'a'} has no nuclei.parquet")
 
 
 def test_a_damaged_table_is_said_in_one_line(tmp_path):

@@ -5,6 +5,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
+import command
 import finished_slide
 import numpy as np
 import pytest
@@ -152,6 +153,13 @@ def test_the_page_can_be_asked_for(made, screen, browser, installed):
     folder = reported(made[0])
     installed("napari", "napari_ome_zarr", "PyQt6")
     assert viewer.view(folder, page=True) == f"{folder / 'report.html'} is open in the browser"
+
+
+def test_the_command(made, screen, browser, installed):
+    installed()
+    done = command.nucleiflow("view", reported(made[0]), "--page")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == f"{made[0] / 'report.html'} is open in the browser\n"
 
 
 def test_no_napari_and_no_report(tmp_path, screen, browser, installed):

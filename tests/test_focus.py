@@ -1,0 +1,75 @@
+"""Sharpness: the same for any tiling, lowered by blur, and not by pale or dense tissue."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from nucleiflow import focus
+from nucleiflow.box import Box, grid
+
+HALO = 16
+
+
+def window(pixels, core):
+    """What the network sees around a core: mirrored at the slide's edge."""
+    whole = np.pad(pixels, [(HALO, HALO), (HALO, HALO), (0, 0)], mode="symmetric")
+    around = core.grow(HALO)
+    return np.ascontiguousarray(whole[around.grow(0).slices(origin=Box(-HALO, -HALO, 0, 0))])
+
+
+def sharpness(pixels, tile_px=10_000):
+    cores = grid(*pixels.shape[:2], tile_px)
+    parts = [focus.measure(window(pixels, core), core.grow(HALO), core) for core in cores]
+    return focus.assemble(parts, pixels.shape[:2])
+
+
+def seen(plane):
+    return np.repeat(np.rint(plane).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(40, 300), st.integers(40, 300))
+def test_tiles_do_not_matter(seed, unit, height, width):
+    plane = np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
+    whole, tiled = sharpness(plane), sharpness(plane, 32 * unit)
+    np.testing.assert_array_equal(whole, tiled)
+
+
+@pytest.mark.parametrize("stain", ["fluorescence", "h&e"])
+def test_blur_is_seen(field, stain):
+    plane = field[:512, :512] / np.quantile(field, 0.998) * 255
+    plane = plane + np.random.default_rng(0).normal(0, 6, plane.shape)
+    blurred = [
+        focus.blurred(sharpness(seen(ndimage.gaussian_filter(plane, sigma))), stain).mean()
+        for sigma in (0, 2, 3)
+    ]
+    assert blurred[0] == 0
+    assert blurred[2] > 0.9
+    assert blurred == sorted(blurred)
+
+
+def test_contrast_is_not_sharpness(field):
+    plane = field[:512, :512] / np.quantile(field, 0.998) * 240
+    strong, weak = sharpness(seen(plane)), sharpness(seen(plane * 0.5 + 60))
+    both = np.isfinite(strong) & np.isfinite(weak)
+    assert both.sum() > 8
+    np.testing.assert_allclose(strong[both], weak[both], rtol=0.05)
+
+
+def test_where_nothing_is_there_is_nothing_to_say():
+    flat = sharpness(np.full((300, 200, 3), 17, np.uint8))
+    assert flat.shape == (3, 2)
+    assert np.isnan(flat).all()
+    assert not focus.blurred(flat, "h&e").any()
+
+
+def test_nuclei_get_the_flag_of_their_block():
+    blocks = np.array([[False, True], [False, False]])
+    points = np.array([[5.0, 5.0], [127.9, 128.0], [128.0, 255.0], [400.0, 400.0]])
+    assert focus.flag(points, blocks).tolist() == [False, True, False, False]
+
+
+def test_a_slide_of_one_pixel():
+    assert sharpness(np.zeros((1, 1, 3), np.uint8)).shape == (1, 1)

@@ -1,0 +1,117 @@
+"""Outlines: drawn again they are the very pixels, valid, and the same wherever they were traced."""
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from skimage.measure import label, regionprops
+
+from nucleiflow import outline
+from nucleiflow.box import grid
+
+
+def blobs(seed, connectivity, shape=(90, 110)):
+    generator = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(generator.normal(size=shape), generator.uniform(0.4, 4))
+    return label(noise > np.quantile(noise, 0.6), connectivity=connectivity).astype(np.uint32)
+
+
+def traced(labels, **facts):
+    found = regionprops(labels.astype(int))
+    names = np.array([one.label for one in found], np.int64)
+    boxes = np.array([one.bbox for one in found], np.int64).reshape(-1, 4)
+    return outline.trace(labels, names, boxes, **facts), found
+
+
+def pixels(polygon, box):
+    y, x = np.mgrid[box[0] : box[2], box[1] : box[3]] + 0.5
+    return shapely.contains_xy(polygon, x, y)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 2))
+def test_drawn_again_they_are_the_same_pixels(seed, connectivity):
+    polygons, found = traced(blobs(seed, connectivity))
+    assert shapely.is_valid(polygons).all()
+    assert not shapely.is_empty(polygons).any()
+    for polygon, one in zip(polygons, found, strict=True):
+        np.testing.assert_array_equal(pixels(polygon, one.bbox), one.image)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.integers(0, 20), st.integers(0, 20))
+def test_the_window_does_not_matter(seed, up, left):
+    labels = blobs(seed, 2)
+    polygons, _ = traced(labels)
+    moved, _ = traced(np.pad(labels, ((up, 3), (left, 5))), origin=(-up, -left))
+    assert shapely.equals_exact(polygons, moved, 0).all()
+
+
+def test_a_ring_keeps_its_hole():
+    labels = np.zeros((30, 30), np.uint32)
+    labels[5:25, 5:25] = 3
+    labels[10:20, 10:20] = 0
+    (ring,), _ = traced(labels)
+    assert shapely.get_num_interior_rings(ring) == 1
+    assert ring.area == pytest.approx(300, rel=0.01)
+
+
+def test_parts_with_holes_and_corners_that_touch():
+    labels = np.zeros((40, 60), np.uint32)
+    labels[5:15, 5:15] = labels[15:25, 15:25] = labels[2:38, 30:55] = 1
+    labels[8:11, 8:11] = labels[10:20, 35:45] = 0
+    labels[13:16, 38:41] = 1  # an island in the hole
+    (polygon,), found = traced(labels)
+    assert shapely.is_valid(polygon)
+    assert shapely.get_num_geometries(polygon) == 4
+    np.testing.assert_array_equal(pixels(polygon, found[0].bbox), found[0].image)
+
+
+def test_a_single_pixel_has_an_outline():
+    labels = np.zeros((5, 5), np.uint32)
+    labels[2, 3] = 1
+    (polygon,), _ = traced(labels)
+    assert polygon.area == 0.5
+    assert (polygon.centroid.x, polygon.centroid.y) == (3.5, 2.5)
+
+
+def test_simplifying_spares_points():
+    y, x = np.mgrid[:300, :300]
+    labels = ((y - 150) ** 2 + (x - 150) ** 2 < 140**2).astype(np.uint32)
+    (disc,), _ = traced(labels)
+    assert shapely.get_num_coordinates(disc) < 300  # of 1,120 sides of pixels
+    assert disc.area == pytest.approx(np.pi * 140**2, rel=0.005)
+
+
+@pytest.mark.parametrize("piece_px", [7, 16, 50])
+def test_pieces_make_the_whole(piece_px):
+    labels = (blobs(5, 1, (60, 70)) == 2).astype(np.uint32)
+    parts = [
+        outline.trace_piece(labels[box.slices()], 1, origin=(box.y0, box.x0))
+        for box in grid(*labels.shape, piece_px)
+        if labels[box.slices()].any()
+    ]
+    whole = outline.unite(parts)
+    assert shapely.is_valid(whole)
+    assert whole.area == pytest.approx(labels.sum(), rel=0.1)
+    assert whole.equals(outline.unite([outline.trace_piece(labels, 1, origin=(0, 0))]))
+
+
+def test_to_the_pixels_of_the_slide():
+    labels = np.zeros((9, 9), np.uint32)
+    labels[2:4, 3:8] = 1
+    polygons, _ = traced(labels)
+    (there,) = outline.to_source(polygons, (4.0, 2.0))
+    assert there.bounds == (6.0, 8.0, 16.0, 16.0)
+
+
+def test_packed_and_unpacked():
+    polygons, _ = traced(blobs(1, 2))
+    again = outline.from_wkb(outline.unpacked(outline.packed(polygons)))
+    assert shapely.equals_exact(polygons, again, 0).all()
+
+
+def test_of_no_nuclei_there_are_no_outlines():
+    assert len(outline.trace(np.zeros((4, 4), np.uint32), np.zeros(0, int), np.zeros((0, 4)))) == 0

@@ -1,0 +1,87 @@
+"""Features as QuPath reads them."""
+
+import json
+import uuid
+
+import numpy as np
+import shapely
+
+from nucleiflow import qupath
+
+MM = {"area": 4.0, "area_um2": 1.0, "perimeter": 8.0, "perimeter_um": 2.0, "circularity": 0.9}
+
+
+def columns(count, **more):
+    found = {name: np.full(count, value) for name, value in MM.items()} | more
+    return {"label": np.arange(1, count + 1), **found}
+
+
+def squares(count, scale=1.0):
+    at = np.arange(count) * 10.0
+    return shapely.box(at, at, at + scale, at + 2 * scale)
+
+
+def collection(*parts):
+    return json.loads(qupath.HEAD + b",\n".join(parts) + qupath.TAIL)
+
+
+def test_a_feature_is_a_detection_with_measurements():
+    light = {"intensity_mean-0": np.full(2, 7.0), "hematoxylin_od_mean": np.full(2, 0.25)}
+    features = qupath.features(columns(2, **light), squares(2), ["DAPI 100%"])
+    read = collection(features)
+    assert read["type"] == "FeatureCollection"
+    one = read["features"][1]
+    assert one["properties"]["objectType"] == "detection"
+    assert one["properties"]["classification"]["name"] == "Nucleus"
+    assert one["properties"]["measurements"] == {
+        "Nucleus: Area µm^2": 1.0,
+        "Nucleus: Length µm": 2.0,
+        "Nucleus: Circularity": 0.9,
+        "Hematoxylin: Nucleus: Mean": 0.25,
+        "DAPI 100%: Nucleus: Mean": 7.0,
+    }
+    ring = one["geometry"]["coordinates"][0]
+    assert one["geometry"]["type"] == "Polygon"
+    assert ring[0] == ring[-1]
+    assert shapely.geometry.shape(one["geometry"]).equals(squares(2)[1])
+    ids = [uuid.UUID(feature["id"]) for feature in read["features"]]
+    assert len(set(ids)) == 2
+
+
+def test_without_a_scale_sizes_are_in_pixels():
+    plain = columns(1)
+    del plain["area_um2"], plain["perimeter_um"]
+    names = collection(qupath.features(plain, squares(1), []))["features"][0]["properties"]
+    assert set(names["measurements"]) == {
+        "Nucleus: Area px^2", "Nucleus: Length px", "Nucleus: Circularity",
+    }  # fmt: skip
+
+
+def test_what_is_no_number_is_left_out():
+    bad = columns(3, circularity=np.array([np.nan, 0.5, np.inf]))
+    text = qupath.features(bad, squares(3), [])
+    assert b"NaN" not in text
+    assert b"nan" not in text
+    assert b"inf" not in text
+    found = [one["properties"]["measurements"] for one in collection(text)["features"]]
+    assert ["Nucleus: Circularity" in one for one in found] == [False, True, False]
+    assert found[0]["Nucleus: Area µm^2"] == 1.0
+
+
+def test_coordinates_are_to_a_hundredth_of_a_pixel():
+    text = qupath.features(columns(1), squares(1, scale=1 / 3), [])
+    ring = collection(text)["features"][0]["geometry"]["coordinates"][0]
+    assert [0.33, 0.67] in ring
+
+
+def test_holes_and_parts_are_kept():
+    ring = shapely.Point(50, 50).buffer(9).difference(shapely.Point(50, 50).buffer(4))
+    parts = shapely.MultiPolygon([ring, shapely.box(0, 0, 4, 4)])
+    shapes = np.array([ring, parts], object)
+    read = collection(qupath.features(columns(2), shapes, []))["features"]
+    assert [one["geometry"]["type"] for one in read] == ["Polygon", "MultiPolygon"]
+    assert len(read[0]["geometry"]["coordinates"]) == 2
+
+
+def test_no_nuclei_are_no_features():
+    assert collection(qupath.features(columns(0), squares(0), []))["features"] == []
