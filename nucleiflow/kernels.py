@@ -1,61 +1,105 @@
 """Loops over the pixels of a tile, compiled: they hold no Python, and no other thread up.
 
-Import it inside functions: numba takes a moment. What is compiled is kept beside this file or, if
-that is read-only, in the user's cache.
+Import it inside functions: numba takes a moment. What is compiled is kept on disk, where it can be.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import inspect
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
+from numba.core.registry import cpu_target
 from numpy.typing import NDArray
 
-compiled = numba.njit(nogil=True, cache=True)
+inner = numba.njit(nogil=True)  # called by other loops only: kept as a part of them
 
-# columns of what `shapes` adds up, int64
+
+def compiled(function: Callable[..., Any], kind: str = "") -> Any:
+    """Compile a loop, and keep it on disk if there is a place for it.
+
+    Call it with one dtype and layout only, or name the kind: where processes compile two at once,
+    numba may keep one of them under the name of the other.
+    """
+    folder, usual = kept(inspect.getfile(function), kind), numba.config.CACHE_DIR
+    if folder is None:
+        return inner(function)
+    numba.config.CACHE_DIR = folder
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    finally:
+        numba.config.CACHE_DIR = usual
+
+
+@functools.cache
+def kept(source: str, kind: str) -> str | None:
+    """A folder for what is compiled from a file on a machine like this one, and for nothing else:
+    in the folder that the user names, beside the file, or in the home folder.
+    """
+    machine = cpu_target.target_context.codegen().magic_tuple()
+    facts = repr((machine, numba.__version__, kind)).encode() + Path(source).read_bytes()
+    name = f"kernels-{hashlib.sha256(facts).hexdigest()[:16]}"
+    beside, home = str(Path(source).parent / "__pycache__"), "~/.cache/nucleiflow"
+    for place in filter(None, (numba.config.CACHE_DIR, beside, home)):
+        folder = _writable(place, name)
+        if folder is not None:
+            return folder
+    return None
+
+
+def _writable(place: str, name: str) -> str | None:
+    try:
+        folder = Path(place).expanduser() / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except (OSError, RuntimeError):  # the latter if there is no home
+        return None
+
+
+# columns, int64, of what is added up for each nucleus: its shape
 AREA, SUM_Y, SUM_X, SUM_YY, SUM_XX, SUM_XY, Y0, X0, Y1, X1, STRAIGHT, DIAGONAL, BENT = range(13)
 SHAPE_COLUMNS = 13
-# columns of what `intensities` adds up for each channel
+# each channel
 SUM, SQUARES, LEAST, MOST = range(4)
 INTENSITY_COLUMNS = 4
+# and the rest: the nucleus map, and the optical densities of three stains
+PROBABILITY, DENSITY = 0, 1
+REST_COLUMNS = 4
 
 
-@compiled
-def borders(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Pixels of nuclei that have a pixel of something else beside them, or nothing, (H + 2, W + 2):
-    with a frame of False.
-    """
-    height, width = labels.shape
-    found = np.zeros((height + 2, width + 2), np.bool_)
-    for y in range(height):
-        for x in range(width):
-            label = labels[y, x]
-            if label:
-                found[y + 1, x + 1] = (
-                    y == 0
-                    or x == 0
-                    or y == height - 1
-                    or x == width - 1
-                    or labels[y - 1, x] != label
-                    or labels[y + 1, x] != label
-                    or labels[y, x - 1] != label
-                    or labels[y, x + 1] != label
-                )
-    return found
+@inner
+def _is_border(labels: NDArray[np.int32], y: int, x: int) -> bool:
+    """Whether a pixel of a nucleus has a pixel of something else beside it, or nothing."""
+    label = labels[y, x]
+    return (
+        y == 0
+        or x == 0
+        or y == labels.shape[0] - 1
+        or x == labels.shape[1] - 1
+        or labels[y - 1, x] != label
+        or labels[y + 1, x] != label
+        or labels[y, x - 1] != label
+        or labels[y, x + 1] != label
+    )
 
 
-@compiled
-def _bend(labels: NDArray[np.int32], border: NDArray[np.bool_], y: int, x: int) -> int:
+@inner
+def _bend(labels: NDArray[np.int32], y: int, x: int) -> int:
     """Which kind of step the outline makes at a border pixel, as scikit-image's perimeter has it:
     the column to count it in, or -1.
     """
     label, code = labels[y, x], 1
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            if border[y + dy + 1, x + dx + 1] and labels[y + dy, x + dx] == label and (dy or dx):
-                code += 10 if dy and dx else 2
+    for v in range(max(y - 1, 0), min(y + 2, labels.shape[0])):
+        for u in range(max(x - 1, 0), min(x + 2, labels.shape[1])):
+            if labels[v, u] == label and (v != y or u != x) and _is_border(labels, v, u):
+                code += 10 if v != y and u != x else 2
     if code in (5, 7, 15, 17, 25, 27):
         return STRAIGHT
     if code in (21, 33):
@@ -63,101 +107,103 @@ def _bend(labels: NDArray[np.int32], border: NDArray[np.bool_], y: int, x: int) 
     return BENT if code in (13, 23) else -1
 
 
-@compiled
-def shapes(
-    labels: NDArray[np.int32],
-    count: int,
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-    origin: tuple[int, int],
-) -> NDArray[np.int64]:
-    """Labels (H, W), 0..count, of a window; its rows and columns start..stop are the core, which
-    begins at `origin` (y, x) of the slide -> (count + 1, SHAPE_COLUMNS) sums over the core.
-    """
-    border = borders(labels)
-    sums = np.zeros((count + 1, SHAPE_COLUMNS), np.int64)
-    sums[:, Y0] = sums[:, X0] = np.iinfo(np.int64).max
-    for row in range(rows[0], rows[1]):
-        y = row - rows[0] + origin[0]
-        for column in range(columns[0], columns[1]):
-            label = labels[row, column]
-            if label == 0:
-                continue
-            x = column - columns[0] + origin[1]
-            one = sums[label]
-            one[AREA] += 1
-            one[SUM_Y] += y
-            one[SUM_X] += x
-            one[SUM_YY] += y * y
-            one[SUM_XX] += x * x
-            one[SUM_XY] += y * x
-            one[Y0] = min(one[Y0], y)
-            one[X0] = min(one[X0], x)
-            one[Y1] = max(one[Y1], y + 1)
-            one[X1] = max(one[X1], x + 1)
-            if border[row + 1, column + 1]:
-                kind = _bend(labels, border, row, column)
-                if kind >= 0:
-                    one[kind] += 1
-    return sums
+@inner
+def _add_shape(one: NDArray[np.int64], y: int, x: int, length: int) -> None:
+    """Add pixels x..x + length of row y."""
+    sum_x = (2 * x + length - 1) * length // 2
+    one[AREA] += length
+    one[SUM_Y] += y * length
+    one[SUM_X] += sum_x
+    one[SUM_YY] += y * y * length
+    one[SUM_XX] += length * x * x + x * length * (length - 1)
+    one[SUM_XX] += (length - 1) * length * (2 * length - 1) // 6
+    one[SUM_XY] += y * sum_x
+    one[Y0] = min(one[Y0], y)
+    one[X0] = min(one[X0], x)
+    one[Y1] = max(one[Y1], y + 1)
+    one[X1] = max(one[X1], x + length)
 
 
-@compiled
-def intensities(labels: NDArray[np.int32], count: int, pixels: NDArray[Any]) -> NDArray[np.int64]:
-    """Labels (h, w) and pixels (c, h, w) -> (count + 1, c, INTENSITY_COLUMNS) sums."""
-    channels = pixels.shape[0]
-    sums = np.zeros((count + 1, channels, INTENSITY_COLUMNS), np.int64)
-    sums[:, :, LEAST] = np.iinfo(np.int64).max
-    for channel in range(channels):
-        plane = pixels[channel]
-        for y in range(labels.shape[0]):
-            for x in range(labels.shape[1]):
-                label = labels[y, x]
-                if label == 0:
-                    continue
-                value = np.int64(plane[y, x])
-                one = sums[label, channel]
-                one[SUM] += value
-                one[SQUARES] += value * value
-                one[LEAST] = min(one[LEAST], value)
-                one[MOST] = max(one[MOST], value)
-    return sums
+@inner
+def _add_light(one: NDArray[np.int64], values: NDArray[Any]) -> None:
+    total, squares, least, most = one
+    for k in range(len(values)):
+        value = np.int64(values[k])
+        total += value
+        squares += value * value
+        least, most = min(least, value), max(most, value)
+    one[SUM], one[SQUARES], one[LEAST], one[MOST] = total, squares, least, most
 
 
-@compiled
-def densities(
-    labels: NDArray[np.int32],
-    count: int,
-    pixels: NDArray[np.uint8],
-    logs: NDArray[np.float64],
-    unmix: NDArray[np.float64],
-    unit: float,
-) -> NDArray[np.int64]:
-    """Labels (h, w) and colours (3, h, w) -> (count + 1, 3) sums of optical densities of three
-    stains, each pixel rounded to whole 1/`unit`; `logs` (256,) is the density of each value.
-    """
-    sums = np.zeros((count + 1, 3), np.int64)
-    for y in range(labels.shape[0]):
-        for x in range(labels.shape[1]):
-            label = labels[y, x]
-            if label == 0:
-                continue
-            red, green, blue = pixels[0, y, x], pixels[1, y, x], pixels[2, y, x]
+@inner
+def _add_rest(
+    one: NDArray[np.int64],
+    colours: NDArray[Any],
+    probability: NDArray[np.uint8],
+    densities: NDArray[np.int64],
+) -> None:
+    """Of a run (n,) of the nucleus map and its colours (3, n); no `densities` are not asked for."""
+    for k in range(len(probability)):
+        one[PROBABILITY] += probability[k]
+        if densities.shape[1]:
+            red, green, blue = colours[0, k], colours[1, k], colours[2, k]
             for stain in range(3):
-                density = logs[red] * unmix[0, stain]
-                density += logs[green] * unmix[1, stain]
-                density += logs[blue] * unmix[2, stain]
-                if density > 0:
-                    sums[label, stain] += np.int64(density * unit + 0.5)
-    return sums
+                density = densities[0, red, stain] + densities[1, green, stain]
+                one[DENSITY + stain] += max(density + densities[2, blue, stain], 0)
 
 
-@compiled
+def _sums(  # noqa: PLR0913, PLR0917
+    labels: NDArray[np.int32],
+    count: int,
+    corner: tuple[int, int],
+    origin: tuple[int, int],
+    pixels: NDArray[Any],
+    probability: NDArray[np.uint8],
+    densities: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Labels (H, W), 0..count, of a window; the core begins at `corner` of it and at `origin` of
+    the slide; pixels (c, h, w) and nucleus map (h, w) of the core; densities (3, values, 3) of each
+    value of each colour, or (3, 0, 3) -> the columns of each label's shape, channels and the rest.
+
+    It goes from run to run of pixels that have one label, so that each costs little.
+    """
+    shapes = np.zeros((count + 1, SHAPE_COLUMNS), np.int64)
+    light = np.zeros((count + 1, pixels.shape[0], INTENSITY_COLUMNS), np.int64)
+    rest = np.zeros((count + 1, REST_COLUMNS), np.int64)
+    shapes[:, Y0] = shapes[:, X0] = np.iinfo(np.int64).max
+    light[:, :, LEAST] = np.iinfo(np.int64).max
+    height, width = probability.shape
+    for row in range(height):
+        end = 0
+        while end < width:
+            begin, label = end, labels[corner[0] + row, corner[1] + end]
+            while end < width and labels[corner[0] + row, corner[1] + end] == label:
+                end += 1
+            if label == 0:
+                continue
+            one = shapes[label]
+            _add_shape(one, origin[0] + row, origin[1] + begin, end - begin)
+            for column in range(corner[1] + begin, corner[1] + end):
+                if _is_border(labels, corner[0] + row, column):
+                    kind = _bend(labels, corner[0] + row, column)
+                    if kind >= 0:
+                        one[kind] += 1
+            for channel in range(pixels.shape[0]):
+                _add_light(light[label, channel], pixels[channel, row, begin:end])
+            colours = pixels[:, row, begin:end]
+            _add_rest(rest[label], colours, probability[row, begin:end], densities)
+    return shapes, light, rest
+
+
+sums = {kind: compiled(_sums, kind) for kind in ("uint8", "uint16")}  # by the pixels' dtype
+
+
+@inner
 def _ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
-@compiled
+@inner
 def _chain(along: NDArray[np.int64], across: NDArray[np.int64], size: int) -> int:
     """Keep of `size` points, sorted along, the lower convex chain; returns how many are kept."""
     kept = 0
@@ -174,7 +220,7 @@ def _chain(along: NDArray[np.int64], across: NDArray[np.int64], size: int) -> in
     return kept
 
 
-@compiled
+@inner
 def _extents(
     labels: NDArray[np.int32], box: NDArray[np.int64], label: int, sign: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
@@ -201,7 +247,7 @@ def _extents(
     return along, across, size
 
 
-@compiled
+@inner
 def _bound(
     along: NDArray[np.int64], across: NDArray[np.int64], kept: int, at: int, k: int
 ) -> tuple[int, int]:
@@ -242,13 +288,14 @@ def blocks(
     shape: tuple[int, int],
     phase: tuple[int, int],
     amount: tuple[int, int],
-    side: int,
+    sizes: tuple[int, int, int],
 ) -> NDArray[np.int64]:
-    """Pixels (H, W, 3) of a window -> for each block of `side` px that the core touches: its
-    pixels, their sum and sum of squares (all channels as one), and sums of squared differences
-    to the pixels 1 and 4 further on, both ways. The core of `shape` begins at `corner`, and
-    `phase` px into a block.
+    """Pixels (H, W, 3) of a window -> for each block that the core touches: its pixels, their sum
+    and sum of squares (all channels as one), and sums of squared differences to the pixels `near`
+    and `far` on, both ways. The core of `shape` begins at `corner`, and `phase` px into a block;
+    `sizes` are a block's side, near and far.
     """
+    side, near, far = sizes
     found = np.zeros((amount[0], amount[1], 5), np.int64)
     for y in range(shape[0]):
         for x in range(shape[1]):
@@ -257,7 +304,7 @@ def blocks(
             one[0] += 1
             one[1] += value
             one[2] += value * value
-            for step, place in ((1, 3), (4, 4)):
+            for step, place in ((near, 3), (far, 4)):
                 down = _light(seen, corner[0] + y + step, corner[1] + x) - value
                 right = _light(seen, corner[0] + y, corner[1] + x + step) - value
                 one[place] += down * down + right * right

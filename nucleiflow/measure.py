@@ -6,6 +6,7 @@ cut. Definitions and names are those of scikit-image's `regionprops`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,11 +21,12 @@ SHAPE = (
     *("straight", "diagonal", "bent"),  # steps of the outline
 )
 STEPS = (1.0, 2**0.5, (1 + 2**0.5) / 2)  # their lengths
+LIGHT = ("sum", "squares", "least", "most")  # of each channel
 LEAST, MOST = ("y0", "x0", "least"), ("y1", "x1", "most")  # all else is added
 STAINS = ("hematoxylin", "eosin", "dab")
 DARKEST = 1e-6  # of full light, which stands for none: as in skimage.color
 DECADES = 6  # that it spans: skimage's stains times this are optical densities to base 10
-UNIT = float(1 << 24)  # of skimage's stains, in which a pixel's is rounded to a whole number
+UNIT = float(1 << 28)  # of skimage's stains: whole numbers of it are added
 
 
 def sums(  # noqa: PLR0913
@@ -45,22 +47,41 @@ def sums(  # noqa: PLR0913
     """
     from nucleiflow import kernels
 
-    rows, columns = ((side.start, side.stop) for side in inner)
-    shapes = kernels.shapes(labels, count, rows, columns, origin)
+    kind = pixels.dtype.name
+    shapes, light, rest = kernels.sums[kind](
+        plain(labels, np.int32),
+        count,
+        (inner[0].start, inner[1].start),
+        origin,
+        plain(pixels, kind),
+        plain(probability, np.uint8),
+        _densities(np.iinfo(kind).max + 1 if od else 0),
+    )
     there = np.flatnonzero(shapes[:, kernels.AREA])
+    shapes, light, rest = shapes[there], light[there], rest[there]
     found: Columns = {"id": there}
-    found |= {name: shapes[there, column] for column, name in enumerate(SHAPE)}
-    core = labels[inner]
-    light = kernels.intensities(core, count, pixels)[there]
-    for place, name in enumerate(("sum", "squares", "least", "most")):
-        found[name] = light[:, :, place]
-    found["probability"] = kernels.intensities(core, count, probability[None])[there, 0, 0]
+    found |= {name: shapes[:, column] for column, name in enumerate(SHAPE)}
+    found |= {name: light[:, :, column] for column, name in enumerate(LIGHT)}
+    found["probability"] = rest[:, kernels.PROBABILITY]
     if od:
-        found["od"] = kernels.densities(core, count, pixels, LOGS, hed_from_rgb, UNIT)[there]
+        found["od"] = rest[:, kernels.DENSITY :]
     return found
 
 
-LOGS = np.log(np.maximum(np.arange(256) / 255, DARKEST)) / np.log(DARKEST)
+def plain(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """The array as compiled loops take it: of one kind, so that each is compiled once."""
+    return np.require(array, dtype, ["C", "A", "W"])
+
+
+@functools.cache
+def _densities(values: int) -> NDArray[np.int64]:
+    """(3, values, 3): what each value of red, green and blue adds to three stains, in whole UNITs,
+    before a pixel's sum is cut off at 0: `rgb2hed`, of scikit-image.
+    """
+    full = max(values - 1, 1)
+    logs = np.log(np.maximum(np.arange(values) / full, DARKEST)) / np.log(DARKEST)
+    whole = np.rint(logs[None, :, None] * hed_from_rgb[:, None, :] * UNIT)
+    return np.ascontiguousarray(whole, np.int64)
 
 
 def add(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Columns:
@@ -80,7 +101,7 @@ def add(parts: Sequence[Mapping[str, NDArray[Any]]]) -> Columns:
 def nothing(channels: int, *, od: bool) -> Columns:
     """Sums of no nuclei."""
     none = np.zeros(0, np.int64)
-    light = dict.fromkeys(("sum", "squares", "least", "most"), np.zeros((0, channels), np.int64))
+    light = dict.fromkeys(LIGHT, np.zeros((0, channels), np.int64))
     stains = {"od": np.zeros((0, len(STAINS)), np.int64)} if od else {}
     return {**dict.fromkeys(("label", *SHAPE, "probability"), none), **light, **stains}
 
@@ -111,7 +132,7 @@ def describe(
         **{f"bbox-{k}": found[side].astype(np.int32) for k, side in enumerate(SHAPE[6:10])},
         "area": area,
         "perimeter": perimeter,
-        **_axes(found, area),
+        **_axes(found),
         "solidity": area / area_convex,
         "circularity": np.minimum(1.0, 4 * np.pi * area / around**2),
         "equivalent_diameter_area": np.sqrt(4 * area / np.pi),
@@ -124,28 +145,21 @@ def describe(
     return columns | (_in_um(columns, pixel_um) if pixel_um else {})
 
 
-def _axes(found: Mapping[str, NDArray[Any]], area: NDArray[np.float64]) -> Columns:
-    """Axes of the ellipse of equal second moments: its tensor's eigenvalues, in closed form.
-
-    Sums are moved to the box's corner in whole numbers first, so that nothing cancels.
-    """
-    n, y0, x0 = (found[name] for name in ("area", "y0", "x0"))
-    sum_y, sum_x = found["sum_y"] - n * y0, found["sum_x"] - n * x0
-    yy = found["sum_yy"] - 2 * y0 * found["sum_y"] + n * y0 * y0
-    xx = found["sum_xx"] - 2 * x0 * found["sum_x"] + n * x0 * x0
-    xy = found["sum_xy"] - y0 * found["sum_x"] - x0 * found["sum_y"] + n * y0 * x0
-    along_y = (yy - sum_y / area * sum_y) / area
-    along_x = (xx - sum_x / area * sum_x) / area
-    mixed = (xy - sum_y / area * sum_x) / area
+def _axes(found: Mapping[str, NDArray[Any]]) -> Columns:
+    """Axes of the ellipse of equal second moments: its tensor's eigenvalues, in closed form."""
+    y, x = found["sum_y"], found["sum_x"]
+    n = found["area"]
+    along_y = _covariance(n, y, y, found["sum_yy"])
+    along_x = _covariance(n, x, x, found["sum_xx"])
+    mixed = _covariance(n, y, x, found["sum_xy"])
     middle, half = (along_y + along_x) / 2, (along_y - along_x) / 2
     spread = np.hypot(half, mixed)
     large = middle + spread
     small = np.maximum(along_y * along_x - mixed * mixed, 0) / np.where(large > 0, large, 1)
-    flat = np.where(large > 0, small / np.where(large > 0, large, 1), 1)
     return {
         "axis_major_length": 4 * np.sqrt(large),
         "axis_minor_length": 4 * np.sqrt(small),
-        "eccentricity": np.sqrt(1 - np.minimum(flat, 1)),
+        "eccentricity": np.sqrt(np.minimum(2 * spread / np.where(large > 0, large, 1), 1)),
         "orientation": np.where(
             half == 0,
             np.where(mixed > 0, np.pi / 4, -np.pi / 4),
@@ -154,16 +168,28 @@ def _axes(found: Mapping[str, NDArray[Any]], area: NDArray[np.float64]) -> Colum
     }
 
 
+def _covariance(
+    n: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64], ab: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Of n pairs of whole numbers, from their sums and the sum of their products.
+
+    Products are moved to the means, rounded down, in whole numbers: then nothing cancels.
+    """
+    mean_a, mean_b = a // n, b // n
+    about = ab - mean_a * b - mean_b * a + n * mean_a * mean_b
+    size = n.astype(np.float64)
+    return (size * about - (a - n * mean_a).astype(np.float64) * (b - n * mean_b)) / size / size
+
+
 def _intensities(found: Mapping[str, NDArray[Any]], area: NDArray[np.float64]) -> Columns:
     columns: Columns = {}
     for k in range(found["sum"].shape[1]):
-        total, squares = (found[name][:, k].astype(np.longdouble) for name in ("sum", "squares"))
-        wide = area.astype(np.longdouble)
-        variance = np.maximum(wide * squares - total * total, 0) / wide / wide
-        columns[f"intensity_mean-{k}"] = (total / wide).astype(np.float64)
-        columns[f"intensity_std-{k}"] = np.sqrt(variance).astype(np.float64)
-        columns[f"intensity_min-{k}"] = found["least"][:, k].astype(np.float64)
-        columns[f"intensity_max-{k}"] = found["most"][:, k].astype(np.float64)
+        total, squares, least, most = (found[name][:, k] for name in LIGHT)
+        columns[f"intensity_mean-{k}"] = total / area
+        variance = _covariance(found["area"], total, total, squares)
+        columns[f"intensity_std-{k}"] = np.sqrt(variance)
+        columns[f"intensity_min-{k}"] = least.astype(np.float64)
+        columns[f"intensity_max-{k}"] = most.astype(np.float64)
     return columns
 
 
@@ -192,7 +218,7 @@ def convex_areas(
     if not len(names):
         return np.zeros(0, np.int64)
     return kernels.convex_areas(
-        labels.view(np.int32), names.astype(np.int32), boxes.astype(np.int64)
+        plain(labels.view(np.int32), np.int32), plain(names, np.int32), plain(boxes, np.int64)
     )
 
 

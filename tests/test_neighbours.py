@@ -40,6 +40,28 @@ def test_a_window_gives_what_the_slide_gives(seed, cut):
         np.testing.assert_array_equal(part[name], column[:cut])
 
 
+@settings(deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([(None, 20), ((0.25, 0.25), 20), ((0.2526, 0.2521), 10), ((0.5, 0.25), 10)]),
+    st.integers(1, 99),
+)
+def test_on_a_lattice_where_distances_tie_a_window_gives_the_same(seed, scale, cut):
+    """Many lie exactly at the radius: whether they count must not depend on who else is there."""
+    generator, (pixel_um, step) = np.random.default_rng(seed), scale
+    ranges = Ranges(pixel_um)
+    lattice = np.stack(np.mgrid[:10, :10], axis=-1).reshape(-1, 2) * 1.0 * step
+    points = generator.permutation(lattice + generator.integers(0, 10**5, 2))
+    scaled = points * (pixel_um or (1, 1))
+    squared = ((scaled[:, None] - scaled[None]) ** 2).sum(axis=2)
+    near = (squared <= ranges.radius**2).sum(axis=1) - 1
+    whole = meet(points, np.zeros((0, 2)), ranges)
+    np.testing.assert_array_equal(whole["neighbors"], near)
+    part = meet(points[:cut], generator.permutation(points[cut:]), ranges)
+    for name, column in whole.items():
+        np.testing.assert_array_equal(part[name], column[:cut])
+
+
 def test_coincident_nuclei_are_neighbours():
     columns = meet(np.array([[5.0, 5.0], [5.0, 5.0]]), np.zeros((0, 2)), PX)
     assert columns["nearest_neighbor_distance"].tolist() == [0, 0]
