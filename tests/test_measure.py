@@ -303,7 +303,8 @@ def test_a_loop_is_compiled_for_one_kind_of_array():
         assert len(loop.signatures) == 1
 
 
-def test_what_is_compiled_is_kept_apart_by_source_and_kind(tmp_path):
+def test_what_is_compiled_is_kept_apart_by_source_and_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels.numba.config, "CACHE_DIR", "")
     (tmp_path / "a.py").write_text("1")
     (tmp_path / "b.py").write_text("2")
     (tmp_path / "c.py").write_text("1")
