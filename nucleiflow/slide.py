@@ -15,6 +15,7 @@ from nucleiflow.box import Box
 from nucleiflow.errors import SlideError
 
 NO_MPP = "none: give --mpp"
+COPY = "truncated or damaged: copy the file again"
 PRINT_DPI = 1200.0
 UM_PER_UNIT = {
     "pm": 1e-6,
@@ -36,6 +37,10 @@ UM_PER_UNIT = {
     "m": 1e6,
     "meter": 1e6,
 }
+
+
+class NeedsOpenSlideError(SlideError):
+    """A TIFF that only OpenSlide reads right: its tiles overlap, or its colours are coded so."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Slide:
 
     `rgb`: three channels that are a colour picture. `mpp`: µm per pixel of level 0, None if the
     file does not say, and `mpp_source` says where it comes from. `notes` are for the report.
+    `images` names all images of the file, label and macro too, if there are several.
     Raises SlideError for a dtype other than uint8 and uint16.
     """
 
@@ -85,6 +91,7 @@ class Slide:
     mpp_source: str
     notes: tuple[str, ...]
     close: Callable[[], None]
+    images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_dtype(self.path, self.dtype)
@@ -181,7 +188,10 @@ def mean_mpp(x: float | None, y: float | None) -> tuple[float | None, str | None
     mean = sum(sizes) / len(sizes)
     if max(sizes) - min(sizes) <= 0.01 * mean:
         return mean, None
-    return mean, f"pixels are not square: {x:.4g} x {y:.4g} µm (x, y); using {mean:.4g}"
+    return (
+        mean,
+        f"pixels are not square: {x:.4g} x {y:.4g} µm (x, y); using {mean:.4g} for both, or --mpp",
+    )
 
 
 def to_channels_last(block: NDArray[Any], axes: str) -> NDArray[Any]:

@@ -35,7 +35,7 @@ def open_slide(path: str) -> Slide:
     if head is None:
         return store.open_slide(path)
     if head[:4] in TIFF_MAGIC:
-        return tiff.open_slide(path, open_array=store.open_foreign)
+        return tiff.open_slide(path)
     if head[:8] == b"\x89PNG\r\n\x1a\n" or head[:3] == b"\xff\xd8\xff":
         return picture.open_slide(path)
     if not head:

@@ -16,7 +16,6 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -47,7 +46,7 @@ TILED: dict[str, Any] = {"tile": (64, 64), "compression": "zlib", "metadata": No
 
 
 def open_tiff(path: Path) -> Slide:
-    return tiff.open_slide(str(path), open_array=lambda store: zarr.open_array(store, mode="r"))
+    return tiff.open_slide(str(path))
 
 
 def whole(slide: Slide, level: int = 0) -> NDArray[Any]:
@@ -460,7 +459,7 @@ def test_an_ome_file_without_its_other_files_is_refused(tmp_path: Path) -> None:
 def test_reading_is_silent(tmp_path: Path) -> None:
     code = (
         "import sys; from nucleiflow import errors, tiff\n"
-        "try: tiff.open_slide(sys.argv[1], open_array=None)\n"
+        "try: tiff.open_slide(sys.argv[1])\n"
         "except errors.SlideError: print('refused')"
     )
     command = [sys.executable, "-c", code, str(without_its_other_file(tmp_path))]
