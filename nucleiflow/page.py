@@ -1,11 +1,13 @@
-"""Scored pictures -> one HTML file that needs nothing else. Pure."""
+"""Text, pictures and data -> HTML files that need nothing else. Pure."""
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from nucleiflow.overlay import AGREED, FOUND, TRUE
 
@@ -20,6 +22,78 @@ img { display: block; width: 100%; image-rendering: pixelated }
 figcaption { padding: .5rem .7rem; overflow-wrap: anywhere; font-size: 13px }
 b.key { padding: 0 .4em; border-radius: 3px; color: #000 }
 """
+POLICY = (  # nothing is fetched from anywhere
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+def document(title: str, body: Sequence[str], *, style: str, scripts: Sequence[str]) -> str:
+    """A whole page; `title` is escaped here, the body is not."""
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>{escape(title)}</title><style>{style}</style>"
+    )
+    parts = ["<!doctype html>", f'<html lang="en"><head>{head}</head><body>']
+    code = [f"<script>{script}</script>" for script in scripts]
+    return "\n".join([*parts, *(part for part in body if part), *code, "</body></html>"]) + "\n"
+
+
+def inline(data: Any) -> str:
+    """Data for a script of the page, as an element; no text in it can end the element."""
+    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return f'<script type="application/json" id="data">{text}</script>'
+
+
+def url(picture: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+
+
+def flags(lines: Sequence[tuple[str, str]]) -> str:
+    """Remarks, each with how bad it is: `bad`, `warn` or `good`."""
+    if not lines:
+        return ""
+    items = "".join(f'<li class="{kind}">{escape(line)}</li>' for kind, line in lines)
+    return f'<ul class="flags">{items}</ul>'
+
+
+def numbers(pairs: Sequence[tuple[str, str]]) -> str:
+    """Large numbers with what they are of."""
+    cards = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in pairs
+    )
+    return f'<dl class="facts">{cards}</dl>'
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> str:
+    """Names and what they stand for, one a line; a line without a value is left out."""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
+        for name, value in pairs
+        if value
+    )
+    return f'<div class="scroll"><table class="pairs">{rows}</table></div>'
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> [duration(one) for one in (0.25, 41.3, 190, 7260)]
+    ['0.2 s', '41 s', '3 min 10 s', '2 h 1 min']
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+# pages of scored pictures
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from typing import Any
 
 from nucleiflow import charts
+from nucleiflow.charts import Histogram
+from nucleiflow.deepzoom import Zoom
+from nucleiflow.page import document, duration, facts, flags, inline, numbers, url
 
-POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'"
-)
 MOST_HOLES = 200  # listed; all are in run.json
+TESTS = {  # of the seam audit: what is compared, and how it is written
+    "cut": ("end at the line", "{:.1%}"),
+    "doubled": ("end face to face with another", "{:.1%}"),
+    "merged": ("size of those that go on, px", "{:,.0f}"),
+    "lost": ("number, against a line beside", "{:,.0f}"),
+}
 
 
 @dataclass(frozen=True)
 class Field:
-    """A field at full resolution: why it is shown, where it lies as parts of the slide's width,
-    image (JPEG) and outlines (PNG), and a line on it.
+    """A field at full resolution: what it is shown for, a line on it, where it lies as parts of the
+    width of the view, image (JPEG) and outlines (PNG).
     """
 
     why: str
@@ -36,238 +41,267 @@ class Field:
 
 @dataclass(frozen=True)
 class Map:
-    """A map of the whole slide: a picture to look at, and a transparent one to lay over it."""
+    """A transparent PNG that lies over the whole slide, and is shown on `below` (JPEG), or on
+    nothing; `legend` is HTML, all else text. `shown`: from the start.
+    """
 
     kind: str
     title: str
-    line: str
+    legend: str
     picture: bytes
-    heat: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Histogram:
-    title: str
-    unit: str
-    counts: Sequence[int]
-    low: float
-    high: float
+    below: bytes | None = None
+    shown: bool = False
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the page shows. `word` is the content of run.json; tiles are as in `deepzoom`."""
+    """All that the page shows. `word` is the content of run.json; text is escaped by the page.
+
+    `aspect` is the slide's width over its height, `um` its width in µm, if that is known.
+    """
 
     name: str
     word: Mapping[str, Any]
-    numbers: Sequence[tuple[str, str]]
-    flags: Sequence[str]
-    source: Mapping[str, Any]
-    image: Mapping[str, str]
-    outlines: Mapping[str, str]
+    zoom: Zoom
+    aspect: float
+    um: float | None
     fields: Sequence[Field] = ()
     maps: Sequence[Map] = ()
     histograms: Sequence[Histogram] = ()
-    aspect: float = 1.0
     command: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def page(facts: Facts, *, style: str, viewer: str, script: str) -> str:
+def page(of: Facts, *, style: str, viewer: str, script: str) -> str:
     """The page; all text of others is escaped."""
-    title = escape(f"{facts.name} - nucleiflow")
+    word = of.word
+    holes, audit = word.get("holes") or [], word.get("seam_audit") or {}
+    sections = [
+        ("Slide", _viewer(of)),
+        ("Maps", _maps(of.maps)),
+        ("Fields of view", _fields(of.fields)),
+        ("Distributions", _histograms(of.histograms)),
+        ("Holes", _holes(holes)),
+        ("Seams", _audit(audit)),
+        ("Time", _timings(word)),
+        ("Provenance", _provenance(of)),
+    ]
+    there = [(title, html) for title, html in sections if html]
     body = [
-        f"<h1>{escape(facts.name)}</h1>",
-        f"<p>{escape(str(facts.word.get('slide', '')))}</p>",
-        flags(facts.flags),
-        numbers(facts.numbers),
-        *_viewer(facts),
-        *_maps(facts.maps),
-        *_fields(facts.fields),
-        *_histograms(facts.histograms),
-        *_audit(facts.word.get("seam_audit") or {}),
-        *_holes(facts.word.get("holes") or []),
-        *_timings(facts.word.get("seconds") or {}),
-        *_provenance(facts),
+        f"<header><p>nucleiflow report</p><h1>{escape(of.name)}</h1>"
+        f"<p>{escape(str(word.get('slide', '')))}</p></header>",
+        flags(remarks(word)),
+        numbers(_numbers(word)),
+        "<nav>",
+        *(f'<a href="#{_anchor(title)}">{title}</a>' for title, _ in there),
+        "</nav>",
+        *(
+            f'<section id="{_anchor(title)}"><h2>{title}</h2>{html}</section>'
+            for title, html in there
+        ),
+        inline(_data(of)),
     ]
-    data = {
-        "source": facts.source,
-        "image": facts.image,
-        "outlines": facts.outlines,
-        "fields": [
-            {"number": k, "x": one.x, "y": one.y, "width": one.width, "height": one.height}
-            for k, one in enumerate(facts.fields)
-        ],
+    return document(f"{of.name} - nucleiflow", body, style=style, scripts=[viewer, script])
+
+
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _data(of: Facts) -> dict[str, Any]:
+    """What the viewer's script needs."""
+    return {
+        "source": of.zoom.source,
+        "layers": of.zoom.layers,
+        "um": of.um,
+        "maps": [one.kind for one in of.maps],
+        "fields": [{"x": f.x, "y": f.y, "width": f.width, "height": f.height} for f in of.fields],
     }
-    scripts = [
-        f'<script type="application/json" id="data">{inline(data)}</script>',
-        f"<script>{viewer}</script>",
-        f"<script>{script}</script>",
-    ]
-    return document(title, body, style, scripts)
 
 
-def document(title: str, body: Sequence[str], style: str, scripts: Sequence[str]) -> str:
-    """A whole page; `title` is escaped already."""
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f'<link rel="icon" href="data:,"><title>{title}</title><style>{style}</style>'
-    )
-    parts = ["<!doctype html>", f'<html lang="en"><head>{head}</head><body>']
-    return "\n".join([*parts, *body, *scripts, "</body></html>"]) + "\n"
+# the slide in words
 
 
-def inline(data: Any) -> str:
-    """JSON that may stand in a script element, whatever is in it."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def remarks(word: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a person should know first, the worst first; that all is well, if nothing is said."""
+    found = []
+    holes, audit = word.get("holes") or [], word.get("seam_audit") or {}
+    if holes:
+        tiles = "1 tile" if len(holes) == 1 else f"{len(holes):,} tiles"
+        of = f" of {word['tiles']:,}" if word.get("tiles") else ""
+        found.append(("bad", f"{tiles}{of} could not be done and hold no labels: see Holes"))
+    if audit.get("suspicious"):
+        found.append(("bad", _sentence(audit["text"])))
+    found += [("warn", _sentence(line)) for line in (word.get("quality") or {}).get("flags", [])]
+    if not word.get("mpp"):
+        line = "µm per pixel are not known, so sizes are in pixels: --mpp tells them"
+        found.append(("warn", line))
+    well = "Nothing stands out: all tiles are done, and no pen marks, folds or blur were seen"
+    return found or [("good", well)]
 
 
-def url(picture: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
-def flags(lines: Sequence[str]) -> str:
-    if not lines:
-        return ""
-    return f'<ul class="flags">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
+def _numbers(word: Mapping[str, Any]) -> list[tuple[str, str]]:
+    quality = word.get("quality") or {}
+    pairs = [("nuclei", f"{word['nuclei']:,}")]
+    if quality.get("tissue_mm2") is not None:
+        pairs.append(("tissue", f"{quality['tissue_mm2']:,.2f} mm²"))
+    if quality.get("nuclei_per_mm2") is not None:
+        pairs.append(("nuclei per mm²", f"{quality['nuclei_per_mm2']:,.0f}"))
+    if quality.get("out_of_focus_fraction") is not None:
+        pairs.append(("out of focus", f"{quality['out_of_focus_fraction']:.1%}"))
+    pairs.append(("stain", str(word.get("stain"))))
+    pairs.append(("resolution", f"{word['mpp']:.3g} µm/px" if word.get("mpp") else "unknown"))
+    pairs.append(("size, px", f"{word['width']:,} × {word['height']:,}"))
+    seconds = sum((word.get("seconds") or {}).values())
+    return [*pairs, ("time", duration(seconds))] if seconds else pairs
 
 
-def numbers(pairs: Sequence[tuple[str, str]]) -> str:
-    cards = "".join(
-        f"<div><b>{escape(value)}</b><span>{escape(name)}</span></div>" for name, value in pairs
-    )
-    return f'<div class="facts">{cards}</div>'
+# the sections
 
 
-def _viewer(facts: Facts) -> list[str]:
+def _viewer(of: Facts) -> str:
     layers = [("image", "image", True), ("outlines", "outlines", True)]
-    layers += [(one.kind, one.kind, False) for one in facts.maps if one.heat]
+    layers += [(one.kind, one.title.lower(), one.shown) for one in of.maps]
     boxes = "".join(
-        f'<label><input type="checkbox" data-layer="{kind}"{" checked" if on else ""}> {name}'
-        "</label>"
+        f'<label><input type="checkbox" data-layer="{kind}"{" checked" if on else ""}> '
+        f"{escape(name)}</label>"
         for kind, name, on in layers
     )
-    return [
-        "<h2>Slide</h2>",
-        f'<div class="tools">{boxes}<button id="home" type="button">whole slide</button>'
-        '<span class="soft">scroll to zoom, drag to move; the fields below are in it at full '
-        "resolution</span></div>",
-        f'<div id="viewer" role="img" aria-label="{escape(facts.name)}, zoomable"></div>',
-    ]
-
-
-def _maps(maps: Sequence[Map]) -> list[str]:
-    if not maps:
-        return []
-    figures = [
-        f'<figure><img id="map-{one.kind}" alt="{escape(one.title)}" '
-        f'src="{url(one.picture, "png")}"'
-        + (f' data-heat="{url(one.heat, "png")}"' if one.heat else "")
-        + f"><figcaption><b>{escape(one.title)}</b> {escape(one.line)}</figcaption></figure>"
-        for one in maps
-    ]
-    return ["<h2>Maps</h2>", f'<div class="maps">{"".join(figures)}</div>']
-
-
-def _fields(fields: Sequence[Field]) -> list[str]:
-    if not fields:
-        return []
-    figures = [
-        f'<figure><a class="field" id="field-{k}" title="show in the slide">'
-        f'<img alt="field, {escape(one.why)}" src="{url(one.image, "jpeg")}">'
-        f'<img alt="" src="{url(one.outlines, "png")}"></a>'
-        f"<figcaption><b>{escape(one.why)}</b> {escape(one.line)}</figcaption></figure>"
-        for k, one in enumerate(fields)
-    ]
-    return [
-        "<h2>Fields of view</h2>",
-        '<p class="soft">Some at random, and the worst by what each says. Point at one to see it '
-        "without outlines; click to find it in the slide.</p>",
-        f'<div class="fields">{"".join(figures)}</div>',
-    ]
-
-
-def _histograms(histograms: Sequence[Histogram]) -> list[str]:
-    if not histograms:
-        return []
-    drawn = "".join(
-        charts.histogram(one.title, one.counts, one.low, one.high, one.unit) for one in histograms
+    return (
+        f'<div class="tools">{boxes}<span><button id="in" title="zoom in">+</button>'
+        '<button id="out" title="zoom out">−</button>'
+        '<button id="home">whole slide</button></span></div>'
+        f'<div id="viewer" style="aspect-ratio:{min(max(of.aspect, 1.5), 2.4):.3f}">'
+        '<div id="ruler"><i></i><span></span></div></div>'
+        f'<p class="soft">Drag to move; click once, then scroll to zoom. The slide is shown in '
+        f"{of.zoom.source['width']:,} px; the fields of view below lie in it at full resolution."
+        "</p><noscript><p>Zooming needs JavaScript; all else on this page does not.</p></noscript>"
     )
-    return [
-        "<h2>Distributions</h2>",
-        '<p class="soft">The outermost bars hold all that is beyond.</p>',
-        f'<div class="charts">{drawn}</div>',
-    ]
 
 
-def _audit(audit: Mapping[str, Any]) -> list[str]:
+def _maps(maps: Sequence[Map]) -> str:
+    figures = "".join(
+        "<figure><div>"
+        + (f'<img alt="" src="{url(one.below, "jpeg")}">' if one.below else "")
+        + f'<img id="map-{one.kind}" alt="{escape(one.title)}" src="{url(one.picture, "png")}">'
+        f"</div><figcaption><b>{escape(one.title)}</b>{one.legend}</figcaption></figure>"
+        for one in maps
+    )
+    return f'<div class="maps">{figures}</div>' if figures else ""
+
+
+def _fields(fields: Sequence[Field]) -> str:
+    if not fields:
+        return ""
+    parts = []
+    for why, some in groupby(enumerate(fields), key=lambda one: one[1].why):
+        figures = "".join(
+            f'<figure><a href="#slide" class="field" id="field-{k}" title="show in the slide">'
+            f'<img alt="{escape(why)}" src="{url(one.image, "jpeg")}">'
+            f'<img alt="" src="{url(one.outlines, "png")}"></a>'
+            f"<figcaption>{escape(one.line)}</figcaption></figure>"
+            for k, one in some
+        )
+        parts.append(f'<h3>{escape(why)}</h3><div class="fields">{figures}</div>')
+    intro = "Point at a field to see it without outlines, click to find it in the slide."
+    return f'<p class="soft">{intro}</p>{"".join(parts)}'
+
+
+def _histograms(histograms: Sequence[Histogram]) -> str:
+    if not histograms:
+        return ""
+    return (
+        f'<div class="charts">{"".join(map(charts.histogram, histograms))}</div>'
+        '<p class="soft">The line is the median, the band behind holds the middle half; the '
+        "outermost bars hold all that is beyond.</p>"
+    )
+
+
+def _audit(audit: Mapping[str, Any]) -> str:
     if not audit:
-        return []
+        return ""
     rows = "".join(
-        f"<tr><td>{escape(name)}</td>"
-        + "".join(f'<td class="n">{_number(one[key])}</td>' for key in COLUMNS)
+        f"<tr{' class=bad' if one.get('suspicious') else ''}>"
+        f'<th scope="row">{escape(TESTS.get(name, (name,))[0])}</th>'
+        + "".join(f'<td class="n">{text}</td>' for text in _tested(name, one))
         + "</tr>"
         for name, one in (audit.get("tests") or {}).items()
     )
-    head = "".join(f'<th class="n">{title}</th>' for title in COLUMNS.values())
-    state = ' class="bad"' if audit.get("suspicious") else ""
+    head = "".join(f'<th class="n">{one}</th>' for one in ("at seams", "inside", "z", "p"))
     table = (
-        f'<div class="scroll"><table><tr><th></th>{head}</tr>{rows}</table></div>' if rows else ""
+        f'<div class="scroll"><table><thead><tr><th>nuclei that …</th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
     )
-    return [
-        "<h2>Seams</h2>",
-        f'<ul class="flags"><li{state}>{escape(str(audit["text"]))}</li></ul>'
-        if state
-        else f"<p>{escape(str(audit['text']))}</p>",
-        table,
-    ]
+    return (
+        f"<p>{escape(_sentence(str(audit.get('text', ''))))}.</p>{table if rows else ''}"
+        '<p class="soft">Where labels are exact, a seam between two tiles is a line like any '
+        "other, and both columns agree but for chance.</p>"
+    )
 
 
-COLUMNS = {"at_seams": "at seams", "expected": "expected", "z": "z", "p": "p"}
+def _tested(name: str, one: Mapping[str, Any]) -> list[str]:
+    form = TESTS.get(name, ("", "{:.3g}"))[1]
+    sides = [one.get("at_seams"), one.get("expected")]
+    found = ["–" if value is None else form.format(value) for value in sides]
+    return [*found, f"{one.get('z') or 0:.1f}", f"{one.get('p', 1):.2g}"]
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
-
-
-def _holes(holes: Sequence[Mapping[str, Any]]) -> list[str]:
+def _holes(holes: Sequence[Mapping[str, Any]]) -> str:
     if not holes:
-        return []
+        return ""
     lines = "".join(
         f"<tr><td>{escape(str(one['stage']))}</td>"
-        f"<td>{one['y0']}:{one['y1']}, {one['x0']}:{one['x1']}</td>"
+        f"<td>{one['y0']:,} to {one['y1']:,}</td><td>{one['x0']:,} to {one['x1']:,}</td>"
         f'<td class="why">{escape(str(one["reason"]))}</td></tr>'
         for one in holes[:MOST_HOLES]
     )
     more = len(holes) - MOST_HOLES
     rest = f"<p>… and {more:,} more: see run.json</p>" if more > 0 else ""
-    return [
-        f"<h2>Holes: {len(holes):,} tiles without labels</h2>",
-        '<div class="scroll"><table><tr><th>stage</th><th>rows, columns (px)</th><th>why</th></tr>'
-        f"{lines}</table></div>{rest}",
-    ]
+    head = "<tr><th>stage</th><th>rows, px</th><th>columns, px</th><th>why</th></tr>"
+    return (
+        f"<p>{len(holes):,} of the slide's tiles hold no labels. They are red in the maps; "
+        "--retry-holes tries them again.</p>"
+        f'<div class="scroll"><table><thead>{head}</thead><tbody>{lines}</tbody></table></div>'
+        f"{rest}"
+    )
 
 
-def _timings(seconds: Mapping[str, float]) -> list[str]:
+def _timings(word: Mapping[str, Any]) -> str:
+    seconds = word.get("seconds") or {}
     if not seconds:
-        return []
-    drawn = charts.bars(list(seconds.items()), "s")
-    return ["<h2>Time by stage</h2>", f'<div class="scroll">{drawn}</div>']
+        return ""
+    total = sum(seconds.values())
+    megapixels = word["height"] * word["width"] / 1e6
+    return (
+        f"<p>{duration(total)} for {megapixels:,.1f} megapixels, "
+        f"{megapixels / max(total, 1e-3):.2f} a second.</p>"
+        f"{charts.bars(list(seconds.items()), 's')}"
+    )
 
 
-def _provenance(facts: Facts) -> list[str]:
-    kept = {
-        key: facts.word.get(key)
-        for key in ("resolution", "stain_reason", "normalisation", "postprocessing", "provenance")
-    }
-    kept["model"] = (facts.word.get("fingerprint") or {}).get("model")
-    text = escape(json.dumps({**kept, **facts.extra}, indent=1, ensure_ascii=False))
-    return [
-        "<h2>How it was made</h2>",
-        f"<p>Again, and compared: <code>{escape(facts.command)}</code></p>"
-        if facts.command
-        else "",
-        f"<details><summary>model, options, versions, machine</summary><pre>{text}</pre></details>",
+def _provenance(of: Facts) -> str:
+    word = of.word
+    made = word.get("provenance") or {}
+    versions, machine = made.get("versions") or {}, made.get("machine") or {}
+    chosen = word.get("resolution") or {}
+    pairs = [
+        ("slide", str(made.get("slide") or "")),
+        ("stain", str(word.get("stain_reason") or "")),
+        ("resolution", str(chosen.get("reason") or "")),
+        ("model", str(made.get("model") or "")),
+        ("its sha256", str((word.get("fingerprint") or {}).get("model") or "")),
+        ("labels digest", str(word.get("labels_digest") or "")),
+        ("tiles", f"{word.get('tiles', 0):,} of {word.get('tile_px')} px"),
+        ("versions", ", ".join(f"{name} {one}" for name, one in versions.items())),
+        ("machine", ", ".join(f"{name} {one}" for name, one in machine.items())),
     ]
+    kept = {key: word.get(key) for key in ("normalisation", "postprocessing", "resolution")}
+    text = escape(json.dumps({**kept, "config": made.get("config")}, indent=1, ensure_ascii=False))
+    again = f"<p>To run it again and compare: <code>{escape(of.command)}</code></p>"
+    return (
+        f"{again if of.command else ''}{facts(pairs)}"
+        f"<details><summary>options and thresholds</summary><pre>{text}</pre></details>"
+    )

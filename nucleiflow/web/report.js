@@ -2,7 +2,31 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const NOTHING = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
+  const MAP_OPACITY = 0.65;
   const element = (id) => document.getElementById(id);
+  const frame = element("viewer");
+  const viewer = OpenSeadragon({
+    element: frame,
+    drawer: "canvas",
+    showNavigationControl: false,
+    maxZoomPixelRatio: 8,
+    visibilityRatio: 0.5,
+    animationTime: 0.4,
+    gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+  });
+
+  // layers: each is a list of images with the opacity that they have when it is shown
+  const layers = {};
+  const boxes = [...document.querySelectorAll("[data-layer]")];
+  const isShown = (kind) => boxes.find((box) => box.dataset.layer === kind).checked;
+  const add = (kind, opacity, options) => {
+    layers[kind] ??= [];
+    const success = ({ item }) => {
+      layers[kind].push([item, opacity]);
+      item.setOpacity(isShown(kind) ? opacity : 0);
+    };
+    viewer.addTiledImage({ ...options, opacity: isShown(kind) ? opacity : 0, success });
+  };
   const pyramid = (tiles, type) => ({
     ...data.source,
     getTileUrl: (level, x, y) => {
@@ -10,50 +34,57 @@
       return tile ? `data:image/${type};base64,${tile}` : NOTHING;
     },
   });
-  const viewer = OpenSeadragon({
-    element: element("viewer"),
-    drawer: "canvas",
-    showNavigationControl: false,
-    showNavigator: false,
-    maxZoomPixelRatio: 6,
-    imageSmoothingEnabled: true,
-    animationTime: 0.4,
-    gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+  const picture = (image) => ({ type: "image", url: image.src, buildPyramid: false });
+  add("image", 1, { tileSource: pyramid(data.layers.image, "jpeg") });
+  add("outlines", 1, { tileSource: pyramid(data.layers.outlines, "png") });
+  data.fields.forEach(({ x, y, width }, number) => {
+    const [image, outlines] = element(`field-${number}`).querySelectorAll("img");
+    add("image", 1, { x, y, width, tileSource: picture(image) });
+    add("outlines", 1, { x, y, width, tileSource: picture(outlines) });
   });
-  const layers = { image: [], outlines: [], density: [], focus: [] };
-  const shown = { image: true, outlines: true, density: false, focus: false };
-  const place = (kind, options) =>
-    viewer.addTiledImage({
-      ...options,
-      opacity: shown[kind] ? options.opacity ?? 1 : 0,
-      success: ({ item }) => layers[kind].push([item, options.opacity ?? 1]),
-    });
-  const picture = (url) => ({ type: "image", url, buildPyramid: false });
-  place("image", { tileSource: pyramid(data.image, "jpeg") });
-  place("outlines", { tileSource: pyramid(data.outlines, "png") });
-  for (const field of data.fields) {
-    const at = { x: field.x, y: field.y, width: field.width };
-    const [image, outlines] = document.querySelectorAll(`#field-${field.number} img`);
-    place("image", { ...at, tileSource: picture(image.src) });
-    place("outlines", { ...at, tileSource: picture(outlines.src) });
+  for (const kind of data.maps) {
+    add(kind, MAP_OPACITY, { x: 0, y: 0, width: 1, tileSource: picture(element(`map-${kind}`)) });
   }
-  for (const kind of ["density", "focus"]) {
-    const map = element(`map-${kind}`);
-    if (map) place(kind, { x: 0, y: 0, width: 1, opacity: 0.6, tileSource: picture(map.dataset.heat) });
-  }
-  for (const box of document.querySelectorAll("[data-layer]")) {
+  for (const box of boxes) {
     box.addEventListener("change", () => {
-      shown[box.dataset.layer] = box.checked;
       for (const [item, opacity] of layers[box.dataset.layer]) item.setOpacity(box.checked ? opacity : 0);
       if (box.dataset.layer === "outlines") document.body.classList.toggle("plain", !box.checked);
     });
   }
+
+  // the wheel scrolls the page until the slide is clicked
+  let isActive = false;
+  viewer.addHandler("canvas-press", () => { isActive = true; });
+  frame.addEventListener("pointerleave", () => { isActive = false; });
+  viewer.addHandler("canvas-scroll", (event) => {
+    event.preventDefaultAction = !isActive;
+    event.preventDefault = isActive;
+  });
+
+  const zoom = (factor) => { viewer.viewport.zoomBy(factor).applyConstraints(); };
+  element("in").addEventListener("click", () => zoom(2));
+  element("out").addEventListener("click", () => zoom(0.5));
   element("home").addEventListener("click", () => viewer.viewport.goHome());
-  for (const field of data.fields) {
-    element(`field-${field.number}`).addEventListener("click", () => {
-      viewer.viewport.fitBounds(new OpenSeadragon.Rect(field.x, field.y, field.width, field.height));
-      element("viewer").scrollIntoView({ block: "center" });
+  data.fields.forEach(({ x, y, width, height }, number) => {
+    element(`field-${number}`).addEventListener("click", (event) => {
+      event.preventDefault();
+      viewer.viewport.fitBounds(new OpenSeadragon.Rect(x, y, width, height));
+      frame.scrollIntoView({ block: "center" });
     });
+  });
+
+  // a ruler of about a fifth of the frame
+  const [bar, text] = element("ruler").children;
+  const measure = () => {
+    const perPixel = (viewer.viewport.getBounds(true).width * data.um) / frame.clientWidth;
+    const power = 10 ** Math.floor(Math.log10((perPixel * frame.clientWidth) / 5));
+    const length = [5, 2, 1].map((one) => one * power).find((one) => one * 5 <= perPixel * frame.clientWidth);
+    bar.style.width = `${length / perPixel}px`;
+    text.textContent = length >= 1000 ? `${length / 1000} mm` : `${+length.toPrecision(1)} µm`;
+  };
+  if (data.um) {
+    element("ruler").classList.add("known");
+    for (const event of ["open", "animation", "resize", "update-viewport"]) viewer.addHandler(event, measure);
   }
   window.viewer = viewer;
 })();
