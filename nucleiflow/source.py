@@ -5,57 +5,106 @@ from __future__ import annotations
 import fnmatch
 import glob
 import hashlib
-import itertools
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
 
-from nucleiflow import objects, picture, store, tiff
+from nucleiflow import companions, dicom, formats, objects, openslide, picture, store, tiff
 from nucleiflow.errors import SlideError
-from nucleiflow.place import WEB, ObjectPath, Place, of
-from nucleiflow.slide import Slide
+from nucleiflow.identity import (
+    absolute,
+    fingerprint,
+    is_rather_a_folder,
+    is_zarr,
+    open_bytes,
+    stamp,
+)
+from nucleiflow.place import WEB, ObjectPath, of
+from nucleiflow.slide import NeedsOpenSlideError, Slide
+
+__all__ = ["absolute", "find", "fingerprint", "names", "open_slide", "stamp"]
 
 SUFFIXES = {
     ".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".tif", ".tiff", ".btf", ".tf8", ".png", ".jpg",
-    ".jpeg", ".zarr",
+    ".jpeg", ".zarr", ".mrxs", ".czi", ".vms", ".vmu", ".svslide",
 }  # fmt: skip
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-EDGE_BYTES = 1 << 16
-MAX_FILES = 100_000
 
 
-def open_slide(path: str) -> Slide:
+def open_slide(path: str, *, series: int | None = None) -> Slide:
     """Open a slide of any supported format. Raises SlideError, one line, for anything else.
 
-    UnreachableError says that the object store does not answer, and nothing of the slide.
+    `series` takes another image of a TIFF than the slide. UnreachableError says that the object
+    store does not answer, and nothing of the slide.
     """
     head = _head(path)
+    if head is not None and head[:4] in formats.TIFF_MAGIC:
+        return _tiff(path, series)
+    if series:
+        raise SlideError(f"{path}: has one image: there is no --series {series}")
     if head is None:
         return store.open_slide(path)
-    if head[:4] in TIFF_MAGIC:
-        return tiff.open_slide(path)
-    if head[:8] == b"\x89PNG\r\n\x1a\n" or head[:3] == b"\xff\xd8\xff":
+    place = of(path)
+    other = formats.other(head)
+    if isinstance(place, Path) and formats.is_mirax(place, head):
+        other = "MIRAX"
+    if other is not None:
+        return _through_openslide(path, other)
+    if head.startswith((formats.PNG_MAGIC, formats.JPEG_MAGIC)):
         return picture.open_slide(path)
     if not head:
         raise SlideError(f"{path}: the file is empty: copy it again")
+    if isinstance(place, Path) and openslide.reads(place):
+        return openslide.open_slide(path, place)
     raise SlideError(
         f"{path}: not an image that can be read: give a TIFF (SVS, NDPI, OME-TIFF…), an OME-Zarr, "
-        "a PNG or a JPEG"
+        "a PNG or a JPEG; `nucleiflow formats` lists all"
     )
 
 
+def _tiff(path: str, series: int | None) -> Slide:
+    try:
+        return tiff.open_slide(path, series=series)
+    except NeedsOpenSlideError as error:
+        place = of(path)
+        if isinstance(place, Path) and openslide.reads(place):
+            return openslide.open_slide(path, place)
+        if openslide.installed():
+            raise
+        raise SlideError(f"{error}, or {openslide.EXTRA}") from error
+
+
+def _through_openslide(path: str, name: str) -> Slide:
+    place = of(path)
+    if isinstance(place, ObjectPath):
+        raise SlideError(f"{path}: {name} is read from disks only: copy it to one")
+    if not openslide.installed():
+        raise SlideError(f"{path}: {name} needs one more package: {openslide.EXTRA}")
+    return openslide.open_slide(path, _file(path, place))
+
+
+def _file(path: str, place: Path) -> Path:
+    """The file of a slide: of a folder of DICOM files, that of the finest level."""
+    if not place.is_dir():
+        return place
+    found = dicom.slides(place)
+    if len(found) != 1:
+        raise SlideError(
+            f"{path}: holds {len(found)} DICOM slides: name a file of one, such as {found[0].name}"
+        )
+    return found[0]
+
+
 def _head(path: str) -> bytes | None:
-    """The first bytes of a file, None for an OME-Zarr."""
+    """The first bytes of a file (of a folder of DICOM, of its slide), None for an OME-Zarr."""
     place = of(path)
     try:
-        if _is_rather_a_folder(place) and _is_zarr(place):
+        if is_rather_a_folder(place) and is_zarr(place):
             return None
-        with _open(path) as file:
-            return file.read(16)
+        if isinstance(place, Path) and place.is_dir() and dicom.slides(place):
+            return _first_bytes(str(dicom.slides(place)[0]))
+        return _first_bytes(path)
     except FileNotFoundError:
-        if isinstance(place, ObjectPath) and _is_zarr(place):
+        if isinstance(place, ObjectPath) and is_zarr(place):
             return None
         raise SlideError(f"{path}: no such file: check the path") from None
     except IsADirectoryError:
@@ -64,20 +113,9 @@ def _head(path: str) -> bytes | None:
         raise SlideError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _is_rather_a_folder(place: Place) -> bool:
-    """Where to look for a Zarr first: of an object, that takes a request or more."""
-    return isinstance(place, Path) or place.scheme in WEB or place.suffix.lower() == ".zarr"
-
-
-def _is_zarr(place: Place) -> bool:
-    with objects.of_slide():
-        return store.is_ome_zarr(place)
-
-
-def _open(path: str) -> BinaryIO:
-    """A file or an object. Raises OSError, SlideError or UnreachableError."""
-    place = of(path)
-    return place.open("rb") if isinstance(place, Path) else objects.open_file(place)  # type: ignore[return-value]
+def _first_bytes(path: str) -> bytes:
+    with open_bytes(path) as file:
+        return file.read(formats.HEAD_BYTES)
 
 
 def find(given: Iterable[str]) -> list[str]:
@@ -101,11 +139,27 @@ def _on_disk(given: str, path: Path) -> list[str]:
             raise SlideError(f"{given}: matches no file")
         return matches
     if path.is_dir() and not store.is_ome_zarr(path):
-        inside = sorted(str(file) for file in path.iterdir() if _is_slide(file.name, file.is_dir()))
-        if not inside:
-            raise SlideError(f"{given}: no slide in this folder (looked for {_suffixes()})")
-        return inside
+        return _in_folder(given, path)
     return [given]
+
+
+def _in_folder(given: str, path: Path) -> list[str]:
+    """Slides directly in a folder; one of DICOM files of one slide is that slide."""
+    everything = sorted(path.iterdir())
+    parts = {part for file in everything for part in companions.named(file)}
+    inside = [
+        str(one) for one in everything if _is_slide(one.name, one.is_dir()) and one not in parts
+    ]
+    own = list(map(str, dicom.slides(path)))
+    if len(own) == 1 and not inside:
+        return [given]
+    for folder in everything:
+        if folder.is_dir() and not store.is_ome_zarr(folder):
+            found = list(map(str, dicom.slides(folder)))
+            own += [str(folder)] if len(found) == 1 else found
+    if not inside and not own:
+        raise SlideError(f"{given}: no slide in this folder (looked for {_suffixes()})")
+    return sorted(inside + own)
 
 
 def _in_store(given: str, place: ObjectPath) -> list[str]:
@@ -197,83 +251,3 @@ def _stem(path: str) -> str:
 
 def _tag(path: str) -> str:
     return hashlib.sha256(absolute(path).encode()).hexdigest()[:8]
-
-
-def absolute(path: str) -> str:
-    """The slide's path from the root of the disk; an address of an object store as it is."""
-    place = of(path)
-    return os.path.abspath(place) if isinstance(place, Path) else str(place)
-
-
-def stamp(path: str) -> int | str:
-    """Changes when the slide is written anew; 0 for a web address.
-
-    Raises SlideError if it is gone, or UnreachableError.
-    """
-    place = of(path)
-    if isinstance(place, Path):
-        try:
-            return os.stat(place).st_mtime_ns
-        except OSError as error:
-            raise SlideError(f"{path}: cannot be read: {error.strerror}") from error
-    if place.scheme in WEB:
-        return 0
-    with objects.of_slide():
-        tried = (objects.head(one) for one in (place, place / "zarr.json", place / ".zattrs"))
-        found = next((one for one in tried if one is not None), None)
-    if found is None:
-        raise SlideError(f"{path}: no such file: check the path")
-    return found.tag
-
-
-def fingerprint(path: str) -> dict[str, Any]:
-    """A fast identity of an input: size, and sha256 of both ends; for a Zarr, of what it lists.
-
-    A file has the same on disk and in an object store. Raises SlideError or UnreachableError.
-    """
-    place = of(path)
-    try:
-        if isinstance(place, Path) and place.is_dir():
-            return _folder_fingerprint(place)
-        if isinstance(place, ObjectPath) and _is_rather_a_folder(place) and _is_zarr(place):
-            return _prefix_fingerprint(place)
-        with _open(path) as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            seen = hashlib.sha256(file.read(EDGE_BYTES))
-            file.seek(max(0, size - EDGE_BYTES))
-            seen.update(file.read(EDGE_BYTES))
-    except FileNotFoundError:
-        if isinstance(place, ObjectPath) and _is_zarr(place):
-            return _prefix_fingerprint(place)
-        raise SlideError(f"{path}: no such file: check the path") from None
-    except OSError as error:
-        raise SlideError(f"{path}: cannot be read: {error.strerror}") from error
-    return {"bytes": size, "sha256_of_ends": seen.hexdigest()}
-
-
-def _prefix_fingerprint(place: ObjectPath) -> dict[str, Any]:
-    """Of a Zarr in an object store; of its metadata alone if it is large or cannot be listed."""
-    entries: list[objects.Entry] = []
-    with objects.of_slide():
-        if place.scheme not in WEB:
-            entries = list(itertools.islice(objects.below(place), MAX_FILES + 1))
-        if not 0 < len(entries) <= MAX_FILES:
-            described = [objects.head(place / name) for name in ("zarr.json", ".zattrs", ".zgroup")]
-            entries = [entry for entry in described if entry is not None]
-    seen = hashlib.sha256()
-    for entry in sorted(entries, key=lambda entry: entry.name):
-        seen.update(f"{entry.name} {entry.size} {entry.tag}\n".encode())
-    return {"bytes": sum(entry.size for entry in entries), "sha256_of_listing": seen.hexdigest()}
-
-
-def _folder_fingerprint(path: Path) -> dict[str, Any]:
-    seen, total = hashlib.sha256(), 0
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    if len(files) > MAX_FILES:
-        files = [file for file in files if file.name in ("zarr.json", ".zarray", ".zattrs")]
-    for file in files:
-        size = file.stat().st_size
-        total += size
-        seen.update(f"{file.relative_to(path)} {size} {file.stat().st_mtime_ns}\n".encode())
-    return {"bytes": total, "sha256_of_listing": seen.hexdigest()}

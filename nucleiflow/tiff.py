@@ -158,8 +158,12 @@ def _choose_series(
             notes.append(
                 f"the file holds {rivals} more images of similar size; only one is read (--series)"
             )
-    if series.kind == "bif":
-        raise NeedsOpenSlideError(f"{path}: tiles of Ventana BIF overlap")
+    for name, is_so in (
+        ("Ventana BIF", series.kind == "bif"),
+        ("Trestle", tif.pages.first.software.startswith("MedScan")),
+    ):
+        if is_so:
+            raise NeedsOpenSlideError(f"{path}: the tiles of {name} overlap")
     if tif.is_imagej and series.kind not in ("imagej", "ome", "shaped"):
         raise SlideError(f"{path}: holds less than its ImageJ header says: {COPY}")
     if tif.is_ome and series.kind != "ome":
