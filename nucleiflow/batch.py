@@ -18,6 +18,7 @@ from nucleiflow import (
     cluster,
     flow,
     lock,
+    overview,
     pool,
     provenance,
     records,
@@ -38,7 +39,7 @@ PUBLISH_SECONDS = 2.0
 TOLD = (
     "status", "slide", "labels", "nuclei", "labels_digest", "height", "width", "mpp", "stain",
     "stain_reason", "normalisation", "resolution", "postprocessing", "tiles", "tiles_with_tissue",
-    "holes", "seconds", "again",
+    "holes", "quality", "seam_audit", "summary", "exports", "seconds", "again",
 )  # fmt: skip
 
 
@@ -153,6 +154,7 @@ class _Driver:
             state.state, state.reason, state.exit_code = "failed", explain(word), code
             self._progress.say(f"failed: {state.reason}")
             self._rows[number] = {
+                "name": one.name,
                 "slide": one.slide,
                 "status": "failed",
                 "reason": state.reason,
@@ -162,6 +164,7 @@ class _Driver:
         state.state, state.nuclei, state.holes = "done", word["nuclei"], len(word["holes"])
         state.again = bool(word.get("again"))
         self._rows[number] = {
+            "name": one.name,
             "folder": str(self._out / one.name),
             "wall_seconds": round(state.seconds, 2),
             **{key: word[key] for key in TOLD if key in word},
@@ -184,6 +187,8 @@ class _Driver:
             if self._changed or final:
                 records.put_json(self._out / "batch.json", self._content())
                 self._changed = False
+            if final:
+                overview.write(self._out, self._content())
         except StoreError:
             if final:
                 raise  # before that, it is tried again in a moment
@@ -194,7 +199,8 @@ class _Driver:
         driver = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         return {
             "slides": [
-                self._rows.get(number) or {"slide": state.slide, "status": state.state}
+                self._rows.get(number)
+                or {"name": state.name, "slide": state.slide, "status": state.state}
                 for number, state in enumerate(self._states)
             ],
             "job": self._job,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,19 +26,58 @@ UNITS = {
     "orientation": "rad",
     **dict.fromkeys(("source_y", "source_x", "geometry"), "px of the slide's level 0"),
 }
+AREA_BINS, AREAS = 24, (5.0, 2000.0)  # of a batch's small histograms, µm² or px²
 ROWS = 8192  # of GeoJSON at a time
 SHARED = ",\n"  # between the features of two tiles
 
 
 def export(job: Job, wanted: Exports, _index: int) -> None:
     """Stage `export`: the records of all tiles -> the files that people use."""
+    summary = _Summary("area_um2" if job.resolution.pixel_um else "area")
     with records.writer(job.table) as file:
-        tables.write(file, _rows(job), _schema(job), _about(job))
+        tables.write(file, map(summary.see, _rows(job)), _schema(job), _about(job))
+    records.put_json(job.work / "summary.json", summary.as_json())
     if wanted.geojson:
         _join(job, job.folder / GEOJSON)
     if wanted.csv:
         csv(job.folder)
     records.put_arrays(job.record("export", 0), {})
+
+
+class _Summary:
+    """What a batch says of each slide's nuclei, gathered as they pass by."""
+
+    def __init__(self, area: str) -> None:
+        self._area, self._rows = area, 0
+        self._areas = self._confidence = 0.0
+        self._counts = np.zeros(AREA_BINS, np.int64)
+
+    def see(self, columns: results.Columns) -> results.Columns:
+        areas = columns[self._area]
+        self._rows += len(areas)
+        self._areas += math.fsum(areas)
+        self._confidence += math.fsum(columns["probability_mean"])
+        low, high = np.log(AREAS)
+        place = (np.log(areas) - low) / (high - low) * AREA_BINS
+        self._counts += np.bincount(
+            np.clip(place.astype(int), 0, AREA_BINS - 1), minlength=AREA_BINS
+        )
+        return columns
+
+    def as_json(self) -> dict[str, Any]:
+        """Means, None of no nuclei; counts of areas in equal ratios between two bounds."""
+        return {
+            "area_unit": _unit(self._area),
+            "area_mean": self._areas / self._rows if self._rows else None,
+            "area_bounds": list(AREAS),
+            "area_counts": self._counts.tolist(),
+            "probability_mean": self._confidence / self._rows if self._rows else None,
+        }
+
+
+def summary(job: Job) -> dict[str, Any]:
+    """What `export` saw of the nuclei as a whole."""
+    return records.get_json(job.work / "summary.json") or {}
 
 
 def _schema(job: Job) -> list[tuple[str, str]]:

@@ -358,6 +358,7 @@ def _word(
         "halo_px": job.grid.reach.halo_px,
         "holes": holes.found(job),
         "exports": export.sizes(job.folder),
+        "summary": export.summary(job),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "fingerprint": mark,
         "provenance": {

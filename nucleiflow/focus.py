@@ -66,8 +66,17 @@ def assemble(
 
 def blurred(sharpness: NDArray[np.float32], stain: str) -> NDArray[np.bool_]:
     """Blocks that are out of focus; those that cannot be judged are not."""
-    kind = "fluorescence" if stain == "fluorescence" else "stained"
-    return np.nan_to_num(sharpness, nan=1.0) < BLURRED[kind]
+    return np.nan_to_num(sharpness, nan=1.0) < _threshold(stain)
+
+
+def blur(sharpness: NDArray[np.float32], stain: str) -> NDArray[np.float64]:
+    """0, sharp or nothing to judge by, to 1; from a half on a block is out of focus."""
+    share = np.nan_to_num(sharpness, nan=np.inf) / _threshold(stain)
+    return np.clip(1 - share / 2, 0, 1)
+
+
+def _threshold(stain: str) -> float:
+    return BLURRED["fluorescence" if stain == "fluorescence" else "stained"]
 
 
 def flag(centroids: NDArray[np.float64], blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:

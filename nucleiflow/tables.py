@@ -115,6 +115,15 @@ def _groups(
         yield waiting
 
 
+def write_rows(file: IO[bytes], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Some rows with the same keys -> Parquet, without outlines."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+    parquet.write_table(pa.table(columns), file, compression="zstd")
+
+
 def write_csv(file: IO[bytes], table: IO[bytes]) -> None:
     """A table that `write` wrote -> CSV, without outlines."""
     from pyarrow import csv

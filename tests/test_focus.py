@@ -73,3 +73,11 @@ def test_nuclei_get_the_flag_of_their_block():
 
 def test_a_slide_of_one_pixel():
     assert sharpness(np.zeros((1, 1, 3), np.uint8)).shape == (1, 1)
+
+
+def test_from_a_half_on_it_is_blur():
+    values = np.array([[0.01, 0.087, 0.089, 0.5, np.nan]], np.float32)
+    assert (
+        (focus.blur(values, "fluorescence") > 0.5) == focus.blurred(values, "fluorescence")
+    ).all()
+    assert focus.blur(values, "h&e")[0, -1] == 0

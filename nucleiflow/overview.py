@@ -1,0 +1,40 @@
+"""A batch's rows -> batch.html to look at and batch.parquet to count with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nucleiflow import batchpage, records, tables, web
+from nucleiflow.place import Place
+
+KEYS = (
+    *("name", "slide", "status", "reason", "folder", "nuclei", "height", "width", "mpp", "stain"),
+    *("tiles", "tiles_with_tissue", "labels_digest", "wall_seconds"),
+)
+GROUPS = {
+    "quality": (
+        *("tissue_mm2", "tissue_fraction", "nuclei_per_mm2", "out_of_focus_fraction"),
+        *("pen_fraction", "fold_fraction"),
+    ),
+    "summary": ("area_mean", "area_unit", "probability_mean"),
+}
+
+
+def write(out: Place, content: Mapping[str, Any]) -> None:
+    """Write both beside batch.json, whose `content` it is. Raises StoreError."""
+    rows = content["slides"]
+    style, script = web.text("report.css"), web.text("batch.js")
+    text = batchpage.page(str(out.name) or "batch", rows, content, style=style, script=script)
+    records.put(out / "batch.html", text.encode())
+    with records.writer(out / "batch.parquet") as file:
+        tables.write_rows(file, [_flat(row) for row in rows])
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One row of the table: what there is not is None."""
+    found = {key: row.get(key) for key in KEYS}
+    for group, keys in GROUPS.items():
+        found |= {key: (row.get(group) or {}).get(key) for key in keys}
+    flags = (row.get("quality") or {}).get("flags") or []
+    return {**found, "holes": len(row.get("holes") or []), "flags": "; ".join(flags)}
