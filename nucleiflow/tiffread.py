@@ -210,7 +210,10 @@ def _flat(level: TiffPageSeries, start: int, file: ObjectFile | None) -> Read:
     dtype = np.dtype(level.dtype).newbyteorder(level.keyframe.parent.byteorder)
     handle = level.keyframe.parent.filehandle
     handle.set_lock(True)
-    pieces = file.pieces if file is not None else lambda ranges: _pieces(handle, ranges)
+
+    def pieces(ranges: Sequence[Range]) -> list[bytes]:
+        return _pieces(handle, ranges) if file is None else file.pieces(ranges)
+
     array = FlatArray(pieces, start, dtype, level.shape)
     axes = "".join(axis for axis in level.axes if axis in ("Y", "X", keep))
 
