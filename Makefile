@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types tests bench-memory bench-networks bench-scales bench-batch clean
+.PHONY: demo test lint types tests bench-memory bench-networks bench-scales bench-batch bench-export gallery clean
 
 demo: $(VENV)/.run
 	$(BIN)/nucleiflow demo demo
@@ -31,6 +31,12 @@ bench-scales: $(VENV)/.test
 
 bench-batch: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/batch.py
+
+bench-export: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/export.py runs/export
+
+gallery: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/gallery.py runs/gallery
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

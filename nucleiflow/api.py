@@ -11,8 +11,10 @@ from nucleiflow import errors, place
 from nucleiflow.place import Place
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas
     import PIL.Image
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,41 @@ class Result:
         return self.folder / "report.html"
 
     def show(
-        self, region: tuple[int, int, int, int] | None = None, *, whole: bool = False
+        self,
+        region: tuple[int, int, int, int] | None = None,
+        *,
+        whole: bool = False,
+        by: str | None = None,
     ) -> PIL.Image.Image:
-        """Picture with the nuclei outlined: of `region` (y0, x0, y1, x1; working px, half-open),
-        of the `whole` slide made small, or else of the field fullest of nuclei.
+        """Picture of the nuclei in `region` (y0, x0, y1, x1; working px, half-open), of the `whole`
+        slide made small, or else of the field fullest of nuclei.
+
+        They are outlined or, with `by`, filled: dark where that column of `nuclei` is low, bright
+        where it is high. Raises ConfigError if there is no such column.
         """
         from nucleiflow import picture, show
         from nucleiflow.box import Box
 
         box = Box(*region) if region else None
-        return picture.of_array(show.draw(self.folder, self.run, region=box, whole=whole))
+        colour = self._colours(by) if by else None
+        drawn = show.draw(self.folder, self.run, region=box, whole=whole, colour=colour)
+        return picture.of_array(drawn)
+
+    def _colours(self, column: str) -> NDArray[np.uint8]:
+        """A colour (n + 1, 3) for each label, from the 2nd to the 98th percentile of a column."""
+        import numpy as np
+
+        from nucleiflow import charts
+
+        nuclei = self.nuclei
+        if column not in nuclei or nuclei[column].dtype == object:
+            raise errors.ConfigError(f"no column {column!r}: use one of {', '.join(nuclei)}")
+        values = nuclei[column].to_numpy(float)
+        low, high = np.nanquantile(values, (0.02, 0.98)) if len(values) else (0.0, 1.0)
+        share = np.nan_to_num((values - low) / max(high - low, 1e-12)).clip(0, 1)
+        table = np.zeros((self.run["nuclei"] + 1, 3), np.uint8)
+        table[nuclei["label"]] = charts.heat_colours()[(share * 255).astype(int)][:, :3]
+        return table
 
     def __repr__(self) -> str:
         holes = f", {len(self.run['holes'])} holes" if self.run["holes"] else ""

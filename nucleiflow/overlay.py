@@ -46,6 +46,16 @@ def draw(image: Pixels, labels: Labels, *, low: float, high: float) -> Bytes:
     return picture
 
 
+def fill(picture: Bytes, labels: Labels, colour: Bytes) -> Bytes:
+    """The picture (h, w, 3) with each nucleus tinted in its colour; `colour` (n + 1, 3) is by
+    label.
+    """
+    inside = labels > 0
+    drawn = picture.copy()
+    drawn[inside] = (0.35 * drawn[inside] + 0.65 * colour[labels[inside]]).astype(np.uint8)
+    return drawn
+
+
 def compare(picture: Bytes, truth: Labels, found: Labels, *, missed: Bools, wrong: Bools) -> Bytes:
     """The picture (h, w, 3) with outlines of the truth and of what was found, and of both at once.
 

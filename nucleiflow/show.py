@@ -33,9 +33,17 @@ def parse_region(text: str) -> Box:
 
 
 def draw(
-    folder: Place, word: dict[str, Any], *, region: Box | None, whole: bool
+    folder: Place,
+    word: dict[str, Any],
+    *,
+    region: Box | None,
+    whole: bool,
+    colour: NDArray[np.uint8] | None = None,
 ) -> NDArray[np.uint8]:
-    """Picture (h, w, 3) uint8: a region, the whole slide made small, or else its fullest field."""
+    """Picture (h, w, 3) uint8: a region, the whole slide made small, or else its fullest field.
+
+    Nuclei are outlined or, with a `colour` (n + 1, 3) for each label, filled.
+    """
     labels = folder / word["labels"]
     image = labels.parent.parent
     level = _small_level(labels) if whole else 0
@@ -46,12 +54,10 @@ def draw(
         raise ConfigError(f"region {region} is outside the slide of {shape[0]} x {shape[1]} px")
     pixels = np.moveaxis(store.read(image / str(level), box), 0, -1)
     norm = word["normalisation"]
-    return overlay.draw(
-        pixels[..., norm["channels"]],
-        store.read(labels / str(level), box),
-        low=norm["low"],
-        high=norm["high"],
-    )
+    shown, names = pixels[..., norm["channels"]], store.read(labels / str(level), box)
+    if colour is not None:
+        return overlay.fill(overlay.stretched(shown, norm["low"], norm["high"]), names, colour)
+    return overlay.draw(shown, names, low=norm["low"], high=norm["high"])
 
 
 def save(path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -38,6 +38,16 @@ def test_show_gives_a_picture(result):
     assert result.show(whole=True).size == (400, 300)
 
 
+def test_nuclei_can_be_filled_by_a_measurement(result):
+    nuclei = result.nuclei
+    pixels = np.asarray(result.show(by="area"))
+    large, small = nuclei["area"].idxmax(), nuclei["area"].idxmin()
+    light = [pixels[result.labels[:] == nuclei["label"][row]].mean() for row in (small, large)]
+    assert light[0] < light[1]
+    with pytest.raises(nf.NucleiflowError, match="no column 'size': use one of label, centroid-0"):
+        result.show(by="size")
+
+
 def test_its_name_says_what_it_is(result):
     assert f"{result.run['nuclei']:,} nuclei" in repr(result)
     assert (result.report).exists()
