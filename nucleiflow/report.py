@@ -34,6 +34,7 @@ THUMBNAIL = "thumbnail.jpg"
 SAMPLE = 100_000  # nuclei that quartiles and the ranges of the histograms come from
 MAP_PX, THUMBNAIL_PX = 640, 96  # longest sides
 DENSITY_CELLS, LEAST_CELL_PX = 96, 128  # along the slide's longer side
+GLOW = 0.7  # of white, for the brightest of a single channel: outlines are bright, too
 SEAM = 8  # its index among the colours of outlines
 OUTLINE = np.array(
     [
@@ -112,9 +113,13 @@ class _Pictures:
         self._low = norm.low if norm and not eight_bit else 0.0
         self._high = max(norm.high, self._low + 1) if norm and not eight_bit else 255.0
 
+        glows = job.look is not None and job.look.stain == "fluorescence"
+        self._most = GLOW if glows and len(self._channels) == 1 else 1.0
+
     def image(self, level: int, box: Box) -> Picture:
         pixels = np.moveaxis(store.read(self._job.store / str(level), box), 0, -1)
-        return overlay.stretched(pixels[..., self._channels], self._low, self._high)
+        seen = overlay.stretched(pixels[..., self._channels], self._low, self._high)
+        return seen if self._most == 1 else (seen * self._most).astype(np.uint8)
 
     def outlines(self, level: int, box: Box) -> Picture:
         """Indices (h, w) of `OUTLINE`."""
@@ -183,7 +188,7 @@ def _maps(job: Job, pictures: _Pictures, maps: Arrays, nuclei: _Nuclei) -> list[
     if sharpness is not None and np.isfinite(sharpness).any() and job.look:
         limit = focus.BLURRED["fluorescence" if job.look.stain == "fluorescence" else "stained"]
         blur = 1 - np.nan_to_num(sharpness / (2 * limit), nan=1.0)  # from 0.5 on: out of focus
-        scale = charts.heat_scale("sharp", "out of focus: orange and beyond")
+        scale = charts.heat_scale("sharp", "out of focus from orange on")
         drawn = sketch.heat(blur, focus.BLOCK_PX, job.grid.shape, size)
         found.append(_heat("focus", "Blur", scale, drawn))
     return found

@@ -19,7 +19,7 @@ TESTS = {  # of the seam audit: what is compared, and how it is written
     "cut": ("end at the line", "{:.1%}"),
     "doubled": ("end face to face with another", "{:.1%}"),
     "merged": ("size of those that go on, px", "{:,.0f}"),
-    "lost": ("number, against a line beside", "{:,.0f}"),
+    "lost": ("number, against lines beside", "{:,.0f}"),
 }
 
 
@@ -232,7 +232,7 @@ def _audit(audit: Mapping[str, Any]) -> str:
     )
     head = "".join(f'<th class="n">{one}</th>' for one in ("at seams", "inside", "z", "p"))
     table = (
-        f'<div class="scroll"><table><thead><tr><th>nuclei that …</th>{head}</tr></thead>'
+        f'<div class="scroll"><table><thead><tr><th>nuclei</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
     return (

@@ -22,7 +22,8 @@ MARKS = {  # what can be marked, below each other, with the colours
     "holes": ("holes", (235, 40, 40, 170)),
 }
 COLOURS = np.array([(0, 0, 0, 0), *(colour for _, colour in MARKS.values())], np.uint8)
-SMOOTH_PX = 3  # smaller pieces of tissue, such as dust, get no line around them
+SMOOTH_PX = 4  # gaps in the tissue within this are bridged, and pieces such as dust get no line
+SOME, MOST = 0.25, 0.65  # parts of the pixels around
 
 
 def marks(masks: Mapping[str, Bools], shape: Shape) -> tuple[Bytes, str]:
@@ -34,7 +35,8 @@ def marks(masks: Mapping[str, Bools], shape: Shape) -> tuple[Bytes, str]:
             continue
         mask = _reduced(masks[name], shape)
         if name == "tissue":
-            mask = overlay.outlines(_smooth(mask).astype(np.uint8))
+            whole = _around(_around(mask, SOME), MOST)
+            mask = overlay.outlines(whole.astype(np.uint8))
         if mask.any():
             drawn[mask] = number
             legend += charts.key(title, colour)
@@ -53,13 +55,13 @@ def _reduced(mask: Bools, shape: Shape) -> Bools:
     return np.asarray(hit * 2 >= there).reshape(shape)
 
 
-def _smooth(mask: Bools) -> Bools:
-    """Where more than half of the pixels around are set."""
+def _around(mask: Bools, share: float) -> Bools:
+    """Where more than this part of the pixels around are set."""
     side = 2 * SMOOTH_PX + 1
     sums = np.pad(mask.astype(np.int64), SMOOTH_PX, mode="edge").cumsum(0).cumsum(1)
     sums = np.pad(sums, ((1, 0), (1, 0)))
     around = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    return np.asarray(around * 2 > side * side)
+    return np.asarray(around > share * side * side)
 
 
 def boxes(found: Iterable[Box], slide: Shape, shape: Shape) -> Bools:

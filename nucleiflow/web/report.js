@@ -54,6 +54,8 @@
 
   // the wheel scrolls the page until the slide is clicked
   let isActive = false;
+  const focus = viewer.canvas.focus.bind(viewer.canvas);
+  viewer.canvas.focus = () => focus({ preventScroll: true });
   viewer.addHandler("canvas-press", () => { isActive = true; });
   frame.addEventListener("pointerleave", () => { isActive = false; });
   viewer.addHandler("canvas-scroll", (event) => {
@@ -76,6 +78,7 @@
   // a ruler of about a fifth of the frame
   const [bar, text] = element("ruler").children;
   const measure = () => {
+    if (!frame.clientWidth) return;
     const perPixel = (viewer.viewport.getBounds(true).width * data.um) / frame.clientWidth;
     const power = 10 ** Math.floor(Math.log10((perPixel * frame.clientWidth) / 5));
     const length = [5, 2, 1].map((one) => one * power).find((one) => one * 5 <= perPixel * frame.clientWidth);

@@ -1,0 +1,438 @@
+"""The report of a slide, opened in a browser from disk, and what it is made of."""
+
+import dataclasses
+import json
+import re
+
+import browser
+import command
+import numpy as np
+import pytest
+import tifffile
+
+from nucleiflow import charts, deepzoom, fields, page, reportpage, sketch, tasks, web
+from nucleiflow.box import Box
+
+real = pytest.mark.skipif(browser.MISSING is not None, reason=str(browser.MISSING))
+HOSTILE = "<img src=x onerror=alert(1)>\"'&</script><script>alert(2)</script>"
+DESK = {"width": 1280, "height": 900}
+MIDDLE = """() => { const canvas = document.querySelector('#viewer canvas');
+  const box = [canvas.width / 2 - 40, canvas.height / 2 - 40, 80, 80];
+  const data = canvas.getContext('2d').getImageData(...box).data;
+  const colours = Array.from({length: 6400}, (_, k) => data.slice(4 * k, 4 * k + 3).join());
+  return new Set(colours).size }"""
+DRAWN = """() => { if (!window.viewer || viewer.world.getItemCount() < 2) return false;
+  const numbers = [...Array(viewer.world.getItemCount()).keys()];
+  const items = numbers.map((k) => viewer.world.getItemAt(k));
+  return items.every((item) => item.getFullyLoaded() || !item.getOpacity()) }"""
+
+
+def settled(tab):
+    """Until the viewer has drawn its images."""
+    tab.wait_for_function(DRAWN)
+    tab.wait_for_timeout(500)
+
+
+def picture(tab):
+    return tab.locator("#viewer").screenshot()
+
+
+# in a browser
+
+
+@real
+def test_it_opens_from_disk_and_shows_the_slide(finished):
+    path = finished.folder / "report.html"
+    with browser.opened(path, viewport=DESK) as (tab, heard):
+        settled(tab)
+        assert tab.evaluate(MIDDLE) > 20, "the viewer shows nothing"
+        assert re.fullmatch(r"\d+ [µm]m", tab.inner_text("#ruler span"))
+        text = tab.inner_text("body")
+    assert heard.complaints == []
+    assert browser.from_outside(heard, path) == []
+    assert f"{finished.word['nuclei']:,}" in text
+    assert finished.word["seam_audit"]["text"][1:] in text
+    for stage in finished.word["seconds"]:
+        assert stage in text
+
+
+@real
+def test_each_layer_can_be_switched(finished):
+    with browser.opened(finished.folder / "report.html", viewport=DESK) as (tab, heard):
+        settled(tab)
+        boxes = tab.locator("[data-layer]")
+        kinds = boxes.evaluate_all("found => found.map((one) => one.dataset.layer)")
+        assert {"image", "outlines", "density"} <= set(kinds)
+        before = picture(tab)
+        for number in range(boxes.count()):
+            boxes.nth(number).click()
+            settled(tab)
+            assert picture(tab) != before or kinds[number] == "marks", kinds[number]
+            boxes.nth(number).click()
+            settled(tab)
+        assert picture(tab) == before
+    assert heard.complaints == []
+
+
+@real
+def test_a_field_is_found_in_the_slide(finished):
+    with browser.opened(finished.folder / "report.html", viewport=DESK) as (tab, heard):
+        settled(tab)
+        assert tab.evaluate("viewer.viewport.getZoom()") <= 1
+        tab.locator("#field-0").click()
+        tab.wait_for_timeout(700)
+        told = json.loads(tab.locator("#data").text_content())["fields"][0]
+        seen = tab.evaluate("(() => { const b = viewer.viewport.getBounds(); "
+                            "return [b.x, b.y, b.x + b.width, b.y + b.height] })()")  # fmt: skip
+        middle = told["x"] + told["width"] / 2, told["y"] + told["height"] / 2
+        assert (seen[0] + seen[2]) / 2 == pytest.approx(middle[0], abs=0.01)
+        assert (seen[1] + seen[3]) / 2 == pytest.approx(middle[1], abs=0.01)
+    assert heard.complaints == []
+
+
+@real
+def test_the_wheel_scrolls_the_page_until_the_slide_is_clicked(finished):
+    with browser.opened(finished.folder / "report.html", viewport=DESK) as (tab, _):
+        settled(tab)
+        whole = tab.evaluate("viewer.viewport.getZoom()")
+        place = tab.locator("#viewer").bounding_box()
+        tab.mouse.move(place["x"] + 200, place["y"] + 200)
+        tab.mouse.wheel(0, 80)
+        tab.wait_for_timeout(600)
+        assert tab.evaluate("scrollY") == 80
+        assert tab.evaluate("viewer.viewport.getZoom()") == whole
+        tab.mouse.click(place["x"] + 200, place["y"] + 120)
+        tab.mouse.wheel(0, -80)
+        tab.wait_for_timeout(600)
+        assert tab.evaluate("scrollY") == 80
+        assert tab.evaluate("viewer.viewport.getZoom()") > whole
+
+
+@real
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_fits_and_can_be_read(finished, scheme, width):
+    facts = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+    with browser.opened(finished.folder / "report.html", **facts) as (tab, heard):
+        settled(tab)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        ground, ink = browser.brightness(tab, "backgroundColor"), browser.brightness(tab, "color")
+    assert abs(ground - ink) > 150
+    assert (ground > ink) == (scheme == "light")
+    assert heard.complaints == []
+
+
+@real
+def test_it_can_be_printed(finished):
+    with browser.opened(finished.folder / "report.html", color_scheme="dark") as (tab, heard):
+        tab.emulate_media(media="print")
+        assert not tab.locator(".tools").is_visible()
+        assert tab.locator(".maps img").first.is_visible()
+        assert browser.brightness(tab, "backgroundColor") == 255
+        assert len(tab.pdf()) > 50_000
+    assert heard.complaints == []
+
+
+@real
+def test_the_page_may_not_reach_the_network(finished):
+    asked = "fetch('http://127.0.0.1:9/').then(() => 'went', (error) => String(error))"
+    with browser.opened(finished.folder / "report.html") as (tab, heard):
+        assert "Failed to fetch" in tab.evaluate(asked)
+    assert any("Content Security Policy" in line for line in heard.complaints)
+
+
+WORD = {
+    "slide": HOSTILE,
+    "nuclei": 0,
+    "stain": HOSTILE,
+    "stain_reason": HOSTILE,
+    "height": 40,
+    "width": 60,
+    "mpp": None,
+    "tiles": 1,
+    "tile_px": 64,
+    "quality": {"flags": [HOSTILE]},
+    "seam_audit": {
+        "text": HOSTILE,
+        "suspicious": True,
+        "tests": {HOSTILE: {"at_seams": None, "expected": 0.5, "z": 0.0, "p": 1.0}},
+    },
+    "holes": [{"stage": HOSTILE, "y0": 0, "x0": 0, "y1": 5, "x1": 5, "reason": HOSTILE}],
+    "seconds": {HOSTILE: 1.0},
+    "provenance": {"slide": HOSTILE, "versions": {HOSTILE: HOSTILE}, "config": {HOSTILE: HOSTILE}},
+}
+NOTHING = deepzoom.build([(40, 60)], {"image": lambda *_: "", "outlines": lambda *_: None})
+FACTS = reportpage.Facts(
+    name=HOSTILE,
+    word=WORD,
+    zoom=dataclasses.replace(NOTHING, layers={"image": {"6/0/0": HOSTILE}, "outlines": {}}),
+    aspect=1.5,
+    um=None,
+    fields=[reportpage.Field(HOSTILE, HOSTILE, 0, 0, 1, 1, b"", b"")],
+    maps=[reportpage.Map("marks", HOSTILE, charts.key(HOSTILE, (0, 0, 0)), b"", b"")],
+    histograms=[charts.Histogram(HOSTILE, HOSTILE, charts.Bins(0, 1, 2), [1, 2], (0.5, 1.0, 1.5))],
+    command=HOSTILE,
+)
+
+
+def page_of(facts):
+    files = ("report.css", "openseadragon.min.js", "report.js")
+    style, viewer, script = map(web.text, files)
+    return reportpage.page(facts, style=style, viewer=viewer, script=script)
+
+
+@real
+def test_hostile_names_do_nothing(tmp_path):
+    path = tmp_path / "report.html"
+    path.write_text(page_of(FACTS), encoding="utf-8")
+    with browser.opened(path) as (tab, heard):
+        tab.wait_for_timeout(500)
+        assert tab.inner_text("h1") == HOSTILE
+        assert tab.title().startswith(HOSTILE)
+        assert tab.locator("img[src=x]").count() == 0
+        assert tab.locator("script").count() == 3
+    assert not [text for text in heard.complaints if "dialog" in text]
+    assert browser.from_outside(heard, path) == []
+
+
+def test_hostile_names_stand_nowhere_as_they_are():
+    assert "<img src=x" not in page_of(FACTS)
+    assert "<script>alert" not in page_of(FACTS)
+
+
+def test_data_cannot_leave_its_script():
+    told = page.inline({"a": HOSTILE, "b": "\u2028"})
+    inside = told.removeprefix('<script type="application/json" id="data">')
+    inside = inside.removesuffix("</script>")
+    assert "<" not in inside
+    assert json.loads(inside) == {"a": HOSTILE, "b": "\u2028"}
+
+
+# of slides that are not as one expects
+
+
+def report(out):
+    (path,) = out.glob("*/report.html")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (60, 90)])
+def test_slides_with_hardly_anything_have_a_page(shape, tmp_path):
+    tifffile.imwrite(tmp_path / "small.tif", np.full(shape, 40, np.uint8))
+    command.segment(tmp_path / "small.tif", tmp_path / "out")
+    text = report(tmp_path / "out")
+    assert "No nuclei were found" in text or "No tissue was found" in text
+    assert "per pixel are not known" in text
+    assert "<h2>Fields of view" in text
+    assert "<h2>Distributions" not in text
+
+
+def test_a_slide_with_one_nucleus_has_a_page(tmp_path):
+    y, x = np.mgrid[:200, :200]
+    nucleus = np.where((y - 90) ** 2 + (x - 100) ** 2 < 144, 30_000, 500).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "one.tif", nucleus)
+    _, word = command.segment(tmp_path / "one.tif", tmp_path / "out")
+    assert word["nuclei"] == 1
+    text = report(tmp_path / "out")
+    assert "1 nucleus, " in text
+    assert "<b>Area</b>" in text
+    assert "px²" in text
+
+
+def test_the_channel_that_was_segmented_is_shown_and_named(field, tmp_path):
+    pixels = np.stack([np.full((300, 300), 700, np.uint16), field[:300, :300]])
+    told = {"axes": "CYX", "Channel": {"Name": ["x", "DAPI"]}}
+    tifffile.imwrite(tmp_path / "two.ome.tif", pixels, metadata=told)
+    command.segment(tmp_path / "two.ome.tif", tmp_path / "out")
+    assert "<b>DAPI, mean</b>" in report(tmp_path / "out")
+
+
+def test_holes_are_named_at_the_top_drawn_and_listed(small_slide, tmp_path, monkeypatch):
+    segment = tasks.segment
+
+    def broken(job, index):
+        if index == 1:
+            raise ValueError(HOSTILE)
+        segment(job, index)
+
+    monkeypatch.setattr(tasks, "segment", broken)
+    done = command.nucleiflow(
+        "run", small_slide, "--out", tmp_path, "--workers", 0, "--quiet", "--tile-px", 128,
+        "--retries", 0,
+    )  # fmt: skip
+    assert done.code == 4, done
+    text = report(tmp_path)
+    assert "1 tile of 12 could not be done" in text
+    assert 'data-layer="marks" checked' in text
+    assert "holes</span>" in text
+    assert "<h2>Holes" in text
+    assert "<td>0 to 128</td><td>128 to 256</td>" in text
+    assert "&lt;img src=x" in text
+    assert "<img src=x" not in text
+
+
+def test_many_holes_are_counted_not_listed():
+    word = {**WORD, "holes": WORD["holes"] * 500, "tiles": 900}
+    text = page_of(dataclasses.replace(FACTS, word=word))
+    assert "500 tiles of 900 could not be done" in text
+    assert "300 more" in text
+
+
+def test_that_all_is_well_is_said_only_then():
+    well = {"quality": {"flags": []}, "seam_audit": {"suspicious": False}, "holes": [], "mpp": 0.25}
+    assert [kind for kind, _ in reportpage.remarks(well)] == ["good"]
+    worse = reportpage.remarks({**WORD, "mpp": 0.5})
+    assert [kind for kind, _ in worse] == ["bad", "bad", "warn"]
+    assert [kind for kind, _ in reportpage.remarks({**well, "mpp": None})] == ["warn"]
+
+
+# what it is made of
+
+
+SHAPES = [(9000, 5001), (4500, 2501), (2250, 1251), (1125, 626), (563, 313), (282, 157)]
+
+
+def test_a_deep_zoom_has_every_tile_once():
+    seen = {}
+
+    def encode(level, box):
+        seen.setdefault(level, []).append(box)
+        return f"{level}"
+
+    found = deepzoom.build(SHAPES, {"image": encode, "outlines": lambda *_: None})
+    assert (found.source["width"], found.source["height"]) == (1251, 2250)
+    assert (found.source["minLevel"], found.source["maxLevel"]) == (9, 12)
+    assert found.span_px == 1251 * 4
+    assert found.layers["image"]["12/2/4"] == "2"
+    assert len(found.layers["image"]) == sum(map(len, seen.values()))
+    assert found.layers["outlines"] == {}
+    assert sum(box.area for box in seen[2]) == 2250 * 1251
+    assert set(seen) == {2, 3, 4, 5}
+
+
+def test_a_deep_zoom_stays_within_its_budget():
+    def text(level, box):
+        return "x" * box.area
+
+    for budget in (60_000, 1_000_000, 3_000_000, 4_000_000):
+        found = deepzoom.build(SHAPES, {"image": text}, budget=budget)
+        spent = sum(map(len, found.layers["image"].values()))
+        assert spent <= max(budget, 282 * 157), "only the coarsest level is always there"
+        levels = {int(key.split("/")[0]) for key in found.layers["image"]}
+        assert max(levels) == found.source["maxLevel"]
+        assert 2 ** max(levels) >= found.source["height"] > 2 ** (max(levels) - 1)
+
+
+def survey(nuclei, **more):
+    amount = np.array(nuclei)
+    facts = {"confidence": amount * 0.9, "on_seams": np.zeros_like(amount)}
+    facts |= {name: np.zeros(amount.shape) for name in ("tissue", "blurred")}
+    return fields.Survey(amount, **(facts | more))
+
+
+def test_fields_are_some_at_random_and_the_worst():
+    nuclei = np.full((16, 16), 20)
+    nuclei[3, 4] = 99
+    confidence = nuclei * 0.9
+    confidence[5, 6] = 2.0
+    blurred = np.zeros(nuclei.shape)
+    blurred[9, 9] = 0.75
+    known = survey(nuclei, confidence=confidence, blurred=blurred)
+    found = fields.choose(known, (8192, 8192), 2048)
+    boxes = [one.box for one in found]
+    assert len(set(boxes)) == len(boxes)
+    assert found == fields.choose(known, (8192, 8192), 2048)
+    worst = {"Densest": (3, 4), "Lowest confidence": (5, 6), "Out of focus": (9, 9)}
+    for why, (row, column) in worst.items():
+        box = Box(row * 512, column * 512, row * 512 + 512, column * 512 + 512)
+        first = next(one for one in found if one.why == why)
+        assert first.box == box or ("At random", box) in {(one.why, one.box) for one in found}
+    reasons = {one.reason for one in found}
+    assert reasons & {"mean confidence 0.10", "75% of it is out of focus"}
+
+
+def test_a_field_about_seams_has_one_in_its_middle():
+    on_seams = np.zeros((16, 16), int)
+    on_seams[3, 3] = on_seams[4, 3] = 7
+    none = np.zeros((16, 16), int)
+    none[0, 0] = 1
+    found = fields.choose(survey(none, on_seams=on_seams), (8192, 8192), 2048)
+    boxes = [one.box for one in found if "seam" in one.why]
+    assert boxes[0] == Box(1792, 1792, 2304, 2304)
+    assert len(boxes) == 1, "the seam of two fields is shown once"
+
+
+def test_fields_without_nuclei_are_drawn_where_tissue_is():
+    mask = np.zeros((64, 64), bool)
+    mask[32:, :32] = True
+    nothing = survey(np.zeros((8, 8), int)).mapped("tissue", mask, 64)
+    assert nothing.tissue.sum() == 16
+    for one in fields.choose(nothing, (4096, 4096), 2048):
+        assert one.box.y0 >= 2048
+        assert one.box.x1 <= 2048
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (513, 2000), (512, 512), (1, 1)])
+def test_fields_lie_inside_the_slide(shape):
+    found = fields.choose(fields.Survey.of(shape), shape, 256)
+    assert found
+    for one in found:
+        assert Box(0, 0, *shape).contains(one.box)
+        assert one.box.area
+
+
+def test_the_survey_counts_each_nucleus_once():
+    found = fields.Survey.of((1000, 1500))
+    points = np.array([[10.0, 10.0], [511.9, 512.1], [999.0, 1499.0]])
+    found.see(points, np.array([0.5, 0.7, 0.9]), np.array([True, False, False]))
+    assert found.nuclei.tolist() == [[1, 1, 0], [0, 0, 1]]
+    assert found.on_seams.sum() == 1
+    assert found.confidence.sum() == pytest.approx(2.1)
+
+
+def test_bins_are_round_and_hold_everything():
+    random = np.random.default_rng(0)
+    for scale in (1e-3, 0.7, 30.0, 1e5):
+        values = random.gamma(3, scale, 5000)
+        bins = charts.Bins.around(*np.quantile(values, (0.01, 0.99)))
+        assert 20 <= bins.amount <= 42
+        assert f"{bins.step / 10 ** np.floor(np.log10(bins.step)):.6g}" in {"1", "2", "2.5", "5"}
+        counts = bins.counts(np.append(values, np.nan))
+        assert counts.sum() == 5000
+        edges = bins.low + bins.step * np.arange(bins.amount + 1)
+        edges[0], edges[-1] = -np.inf, np.inf
+        np.testing.assert_array_equal(counts, np.histogram(values, edges)[0])
+    assert charts.Bins.around(5.0, 5.0).counts(np.array([5.0])).sum() == 1
+
+
+def test_drawings_say_what_they_show():
+    bins = charts.Bins(0, 10, 3)
+    drawn = charts.histogram(charts.Histogram("Area", "µm²", bins, [1, 3, 0], (8, 14, 17)))
+    assert "<title>10 to 20 µm²: 3</title>" in drawn
+    assert 'aria-label="Area [µm²]: median 14 µm²"' in drawn
+    assert charts.bars([("segment", 2.0), ("label", 1.0)], "s").count("<tr>") == 2
+    assert charts.sparkline([]).startswith("<svg")
+
+
+def test_marks_are_drawn_where_they_are():
+    tissue = np.zeros((400, 600), bool)
+    tissue[100:300, 100:500] = True
+    tissue[20:24, 20:24] = True  # dust
+    holes = sketch.boxes([Box(0, 0, 10, 10), Box(4000, 5000, 4100, 5100)], (4800, 7200), (200, 300))
+    drawn, legend = sketch.marks({"tissue": tissue, "holes": holes}, (200, 300))
+    numbers = {name: k for k, name in enumerate(sketch.MARKS, start=1)}
+    edge = drawn == numbers["tissue"]
+    assert edge[50, 100]
+    assert not edge[100, 150]
+    assert not edge[:30].any(), "dust gets no line"
+    assert drawn[0, 0] == drawn[168, 210] == numbers["holes"], "the smallest hole is seen"
+    assert "holes" in legend
+    assert "pen" not in legend
+
+
+def test_a_map_is_stretched_as_its_cells_lie():
+    share = np.array([[0.0, 1.0], [0.5, 0.0]])
+    drawn = sketch.heat(share, 100, (150, 200), (15, 20))
+    assert drawn[:10, 10:].min() == 255
+    assert set(drawn[10:, :10].ravel().tolist()) == {128}
+    assert sketch.cell_areas(100, (150, 200)).tolist() == [[1e4, 1e4], [5e3, 5e3]]
