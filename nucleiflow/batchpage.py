@@ -174,8 +174,6 @@ def _link(row: Row) -> str:
     name = escape(_name(row))
     if "report.html" in (row.get("exports") or {}):
         name = f'<a href="./{escape(quote(_name(row)))}/report.html">{name}</a>'
-    if row["status"] == "failed":
-        return f'{name}<small class="bad">{escape(str(row.get("reason") or ""))}</small>'
     if row["status"] != "done":
         return name
     said = [one for one in remarks(row) if one[0] != "good"]
