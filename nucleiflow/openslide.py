@@ -17,7 +17,7 @@ from nucleiflow.errors import SlideError
 from nucleiflow.slide import COPY, NO_MPP, Level, Slide, mean_mpp, sane_mpp, unreadable
 
 EXTRA = "pip install 'nucleiflow[openslide]'"
-CACHE_BYTES = 2**27  # of decoded tiles, for all slides of a process
+CACHE_BYTES = 2**26  # of decoded tiles, for each open slide
 MAX_PIXELS = 10**11
 VENDORS = {
     "aperio": "Aperio SVS",
@@ -58,7 +58,7 @@ def open_slide(path: str, file: Path) -> Slide:
     except Exception as error:
         raise unreadable(path, COPY, error) from error
     try:
-        opened.set_cache(_cache())
+        opened.set_cache(library.OpenSlideCache(CACHE_BYTES))
         return _slide(path, file, opened)
     except BaseException as error:
         opened.close()
@@ -74,12 +74,6 @@ def _library(path: str) -> Any:
     except ImportError:
         raise SlideError(f"{path}: this format needs one more package: {EXTRA}") from None
     return openslide
-
-
-@functools.lru_cache(maxsize=1)
-def _cache() -> Any:
-    """One store of decoded tiles for all slides of this process."""
-    return _library("").OpenSlideCache(CACHE_BYTES)
 
 
 def _slide(path: str, file: Path, opened: Any) -> Slide:
