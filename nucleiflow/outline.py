@@ -14,10 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleiflow.measure import plain
+
 MOVE_PX = 0.35  # how far an outline may move; a pixel centre is at least 0.354 px away
 PACKED = ("wkb", "wkb_length")  # columns of a record with outlines
 
+CORNERS = (0, 0), (0, 1), (1, 1), (1, 0)  # of a pixel, (y, x): where its sides begin
+
 Polygons = NDArray[np.object_]
+Sides = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -52,50 +57,55 @@ def trace(
 
     Pixels that meet at a corner only are two parts.
     """
-    import shapely
+    from nucleiflow import tracing
 
     if not len(names):
         return np.empty(0, object)
-    rings = _rings(labels, names, boxes, cracks=False)
-    outer = _areas(rings) > 0
-    polygons = _assembled(rings.fewer(), outer, len(names))
-    if not (valid := shapely.is_valid(polygons)).all():
-        polygons[~valid] = _assembled(rings, outer, len(names))[~valid]
-    return _moved(polygons, origin)
+    found = tracing.rings(
+        plain(labels.view(np.int32), np.int32), plain(names, np.int32), plain(boxes, np.int64)
+    )
+    return _simplified(_Rings(*found), len(names), origin)
 
 
-def trace_piece(labels: NDArray[Any], name: int, *, origin: tuple[int, int]) -> Any:
-    """Of a nucleus too large for a window, the part in one (H, W), along the pixels' sides; to be
-    united with the others.
+def trace_piece(labels: NDArray[Any], name: int, *, origin: tuple[int, int]) -> Sides:
+    """Of a nucleus too large for a window, the sides of the part in one (H, W), to be united with
+    those of the others: corners (y, x) where they begin, and headings, with the part at the right.
     """
-    box = np.array([[0, 0, *labels.shape]])
-    rings = _rings(labels, np.array([name]), box, cracks=True)
-    part = _assembled(rings, _areas(rings) > 0, 1)[0]
-    return _moved(part, origin)
+    part = np.pad(labels == name, 1)
+    inside = part[1:-1, 1:-1]
+    around = (part[:-2, 1:-1], part[1:-1, 2:], part[2:, 1:-1], part[1:-1, :-2])
+    sides = []
+    for heading, (beyond, corner) in enumerate(zip(around, CORNERS, strict=True)):
+        y, x = np.nonzero(inside & ~beyond)
+        at = y + (origin[0] + corner[0]), x + (origin[1] + corner[1])
+        sides.append(np.stack([*at, np.full(len(y), heading)], axis=1))
+    return np.concatenate(sides).astype(np.int64)
 
 
-def _moved(shapes: Any, origin: tuple[int, int]) -> Any:
-    import shapely
-
-    corner = np.array([origin[1], origin[0]])
-    return shapely.transform(shapes, lambda points: points + corner)
-
-
-def unite(pieces: Sequence[Any]) -> Any:
-    """The outline of a nucleus from that of its pieces, moved by at most half a pixel."""
-    import shapely
-
-    return shapely.simplify(shapely.normalize(shapely.union_all(pieces)), 0.5)
-
-
-def _rings(
-    labels: NDArray[Any], names: NDArray[Any], boxes: NDArray[Any], *, cracks: bool
-) -> _Rings:
+def unite(pieces: Sequence[Sides]) -> Any:
+    """The outline of a nucleus from its pieces: what `trace` gives where it is seen whole."""
     from nucleiflow import tracing
 
-    pixels = np.ascontiguousarray(labels).view(np.int32)
-    found = tracing.rings(pixels, names.astype(np.int32), boxes.astype(np.int64), cracks)
-    return _Rings(*found)
+    y, x, heading = np.concatenate(pieces).T
+    top, left = int(y.min()), int(x.min())
+    width = int(x.max()) - left + 1
+    sides = ((y - top) * width + x - left) * 4 + heading
+    lines = sides - np.array([0, 0, 6, 4 * width + 2])[heading]  # the same, whichever way it goes
+    _, first, times = np.unique(lines, return_index=True, return_counts=True)
+    rings = tracing.linked(np.sort(sides[first[times == 1]]), width)  # others are inside
+    return _simplified(_Rings(*rings), 1, (top, left))[0]
+
+
+def _simplified(rings: _Rings, count: int, origin: tuple[int, int]) -> Polygons:
+    """Rings of `count` nuclei, from `origin`, with the points that they need -> polygons."""
+    import shapely
+
+    outer = _areas(rings) > 0
+    rings = _Rings(rings.points + np.array(origin[::-1]), rings.ends, rings.owners)
+    polygons = _assembled(rings.fewer(), outer, count)
+    if not (valid := shapely.is_valid(polygons)).all():
+        polygons[~valid] = _assembled(rings, outer, count)[~valid]
+    return polygons
 
 
 def _assembled(rings: _Rings, outer: NDArray[np.bool_], count: int) -> Polygons:

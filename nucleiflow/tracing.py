@@ -5,103 +5,103 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow.kernels import compiled
+from nucleiflow.kernels import compiled, inner
 
 DY = np.array([0, 1, 0, -1])  # right, down, left, up: the nucleus is on the right-hand side
 DX = np.array([1, 0, -1, 0])
 
 
-@compiled
+@inner
 def _is(labels: NDArray[np.int32], y: int, x: int, label: int) -> bool:
     return 0 <= y < labels.shape[0] and 0 <= x < labels.shape[1] and labels[y, x] == label
 
 
-@compiled
+@inner
 def _turn(labels: NDArray[np.int32], y: int, x: int, heading: int, label: int) -> int:
     """Where to go on at the corner (y, x): pixels that meet at a corner only are kept apart."""
     dy, dx = DY[heading], DX[heading]
-    right_y, right_x = y + (dy + dx - 1) // 2, x + (dx - dy - 1) // 2
-    left_y, left_x = y + (dy - dx - 1) // 2, x + (dx + dy - 1) // 2
-    if not _is(labels, right_y, right_x, label):
-        return (heading + 1) % 4
-    return (heading + 3) % 4 if _is(labels, left_y, left_x, label) else heading
-
-
-@compiled
-def _edges(labels: NDArray[np.int32], box: NDArray[np.int64], label: int) -> int:
-    """Sides of pixels that have the nucleus on one side only."""
-    found = 0
-    for y in range(box[0], box[2]):
-        for x in range(box[1], box[3]):
-            if labels[y, x] == label:
-                for heading in range(4):
-                    found += not _is(labels, y + DY[heading], x + DX[heading], label)
-    return found
+    if not _is(labels, y + (dy + dx - 1) // 2, x + (dx - dy - 1) // 2, label):
+        return (heading + 1) & 3
+    if _is(labels, y + (dy - dx - 1) // 2, x + (dx + dy - 1) // 2, label):
+        return (heading + 3) & 3
+    return heading
 
 
 @compiled
 def rings(
-    labels: NDArray[np.int32], names: NDArray[np.int32], boxes: NDArray[np.int64], cracks: bool
+    labels: NDArray[np.int32], names: NDArray[np.int32], boxes: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """Closed rings of all nuclei: points (n, 2) as (x, y), where each ring ends in them, and the
-    nucleus of each ring. Pixel corners are at whole numbers.
-
-    A ring goes through the midpoints of pixel sides or, with `cracks`, around the corners. It
-    begins at the first pixel in raster order that lies on it.
+    """Closed rings of all nuclei through the midpoints of their pixels' sides: points (n, 2) as
+    (x, y), where each ring ends in them, and the nucleus of each. Pixel corners are at whole
+    numbers. A ring begins at the first pixel in raster order that lies on it.
     """
-    sides = np.zeros(len(names), np.int64)
+    points, amount, found = np.empty((1024, 2), np.float64), 0, 0
+    ends, owners = np.empty(1024, np.int64), np.empty(1024, np.int64)
+    headings = np.empty(1024, np.int8)
     for index in range(len(names)):
-        sides[index] = _edges(labels, boxes[index], names[index])
-    points = np.empty((sides.sum() + sides.sum() // 4 + 4, 2), np.float64)
-    ends = np.empty(sides.sum() // 4 + 1, np.int64)
-    owners = np.empty(sides.sum() // 4 + 1, np.int64)
-    amount = found = 0
-    for index in range(len(names)):
-        box, label = boxes[index], names[index]
-        seen = np.zeros((box[2] - box[0], box[3] - box[1]), np.bool_)
-        headings = np.empty(sides[index] + 1, np.int8)
-        for y in range(box[0], box[2]):
-            for x in range(box[1], box[3]):
+        y0, x0, y1, x1 = boxes[index]
+        label = names[index]
+        seen = np.zeros((y1 - y0, x1 - x0), np.bool_)
+        for y in range(y0, y1):
+            for x in range(x0, x1):
                 if (
                     labels[y, x] != label
-                    or seen[y - box[0], x - box[1]]
-                    or _is(labels, y - 1, x, label)
+                    or (y > 0 and labels[y - 1, x] == label)
+                    or seen[y - y0, x - x0]
                 ):
                     continue
-                length = _follow(labels, label, y, x, box, seen, headings)
-                begin = amount
-                amount = _emit(points, amount, y, x, headings, length, cracks)
-                points[amount] = points[begin]
-                amount += 1
+                headings, length = _follow(labels, label, y, x, (y0, x0), seen, headings)
+                points = _roomy(points, amount + length + 1)
+                amount = _emit(points, amount, y, x, headings, length)
+                if found == len(ends):
+                    ends, owners = _longer(ends), _longer(owners)
                 ends[found], owners[found] = amount, index
                 found += 1
-    return points[:amount], ends[:found], owners[:found]
+    return points[:amount].copy(), ends[:found].copy(), owners[:found].copy()
 
 
-@compiled
+@inner
+def _longer(array: NDArray[np.int64]) -> NDArray[np.int64]:
+    more = np.empty(2 * len(array), array.dtype)
+    more[: len(array)] = array
+    return more
+
+
+@inner
+def _roomy(points: NDArray[np.float64], needed: int) -> NDArray[np.float64]:
+    if needed <= len(points):
+        return points
+    more = np.empty((2 * needed, 2), np.float64)
+    more[: len(points)] = points
+    return more
+
+
+@inner
 def _follow(
     labels: NDArray[np.int32],
     label: int,
     y: int,
     x: int,
-    box: NDArray[np.int64],
+    corner: tuple[int, int],
     seen: NDArray[np.bool_],
     headings: NDArray[np.int8],
-) -> int:
-    """Walk once around, from the top side of pixel (y, x); returns the number of steps."""
+) -> tuple[NDArray[np.int8], int]:
+    """Walk once around, from the top side of pixel (y, x): the steps, and how many."""
     at_y, at_x, heading, length = y, x, 0, 0
     while True:
         if heading == 0:
-            seen[at_y - box[0], at_x - box[1]] = True
+            seen[at_y - corner[0], at_x - corner[1]] = True
+        if length == len(headings):
+            headings = _longer(headings)
         headings[length] = heading
         length += 1
         at_y, at_x = at_y + DY[heading], at_x + DX[heading]
         heading = _turn(labels, at_y, at_x, heading, label)
-        if at_y == y and at_x == x and heading == 0:
-            return length
+        if heading == 0 and at_y == y and at_x == x:
+            return headings, length
 
 
-@compiled
+@inner
 def _emit(
     points: NDArray[np.float64],
     amount: int,
@@ -109,21 +109,51 @@ def _emit(
     x: int,
     headings: NDArray[np.int8],
     length: int,
-    cracks: bool,
 ) -> int:
-    """Write the points of a ring where it bends; returns how many points there are now."""
+    """Write the midpoints of a ring where it bends; returns how many points there are now."""
+    begin, before = amount, headings[length - 1]
     for step in range(length):
-        heading, before = headings[step], headings[step - 1 if step else length - 1]
+        heading = headings[step]
         after = headings[step + 1 if step + 1 < length else 0]
-        if cracks:
-            if heading != before:
-                points[amount, 0], points[amount, 1] = x, y
-                amount += 1
-        elif heading != before or heading != after:
+        if heading != before or heading != after:
             points[amount, 0], points[amount, 1] = x + DX[heading] / 2, y + DY[heading] / 2
             amount += 1
-        y, x = y + DY[heading], x + DX[heading]
-    return amount
+        y, x, before = y + DY[heading], x + DX[heading], heading
+    points[amount] = points[begin]
+    return amount + 1
+
+
+@compiled
+def linked(
+    sides: NDArray[np.int64], width: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """The rings of one nucleus, as `rings` has them, from all sides that its outline has.
+
+    A side is `(y * width + x) * 4 + heading`, from the corner where it begins; they are sorted.
+    """
+    points, amount, found = np.empty((len(sides) + len(sides) // 4 + 1, 2), np.float64), 0, 0
+    ends, headings = np.empty(len(sides) // 4 + 1, np.int64), np.empty(len(sides), np.int8)
+    seen = np.zeros(len(sides), np.bool_)
+    for first in range(len(sides)):
+        if sides[first] & 3 or seen[first]:
+            continue
+        place, length = first, 0
+        while not seen[place]:
+            seen[place] = True
+            heading = sides[place] & 3
+            headings[length] = heading
+            length += 1
+            corner = sides[place] // 4 + DY[heading] * width + DX[heading]
+            for turn in (1, 0, 3):  # to the right first, as above
+                side = corner * 4 + ((heading + turn) & 3)
+                place = np.searchsorted(sides, side)
+                if place < len(sides) and sides[place] == side:
+                    break
+        y, x = sides[first] // 4 // width, sides[first] // 4 % width
+        amount = _emit(points, amount, y, x, headings, length)
+        ends[found] = amount
+        found += 1
+    return points[:amount].copy(), ends[:found].copy(), np.zeros(found, np.int64)
 
 
 @compiled
@@ -162,7 +192,7 @@ def kept(
     return keep
 
 
-@compiled
+@inner
 def _apart(points: NDArray[np.float64], k: int, a: int, b: int) -> float:
     """Squared distance of point k from the piece of line from a to b."""
     x, y = points[k, 0] - points[a, 0], points[k, 1] - points[a, 1]

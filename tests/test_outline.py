@@ -85,18 +85,20 @@ def test_simplifying_spares_points():
     assert disc.area == pytest.approx(np.pi * 140**2, rel=0.005)
 
 
-@pytest.mark.parametrize("piece_px", [7, 16, 50])
-def test_pieces_make_the_whole(piece_px):
-    labels = (blobs(5, 1, (60, 70)) == 2).astype(np.uint32)
-    parts = [
-        outline.trace_piece(labels[box.slices()], 1, origin=(box.y0, box.x0))
-        for box in grid(*labels.shape, piece_px)
-        if labels[box.slices()].any()
-    ]
-    whole = outline.unite(parts)
-    assert shapely.is_valid(whole)
-    assert whole.area == pytest.approx(labels.sum(), rel=0.1)
-    assert whole.equals(outline.unite([outline.trace_piece(labels, 1, origin=(0, 0))]))
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.integers(1, 2), st.integers(1, 100), st.integers(-40, 900))
+def test_pieces_make_the_whole(seed, connectivity, piece_px, origin):
+    labels = blobs(seed, connectivity, (60, 70))
+    wholes, found = traced(labels, origin=(origin, 3))
+    for whole, one in zip(wholes, found, strict=True):
+        pieces = [
+            outline.trace_piece(
+                labels[box.slices()], one.label, origin=(box.y0 + origin, box.x0 + 3)
+            )
+            for box in grid(*labels.shape, piece_px)
+            if (labels[box.slices()] == one.label).any()
+        ]
+        assert outline.unite(pieces[::-1]).equals_exact(whole, 0)
 
 
 def test_to_the_pixels_of_the_slide():
