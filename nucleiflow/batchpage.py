@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from nucleiflow import charts
 from nucleiflow.page import document, duration, facts, flags, numbers, url
-from nucleiflow.reportpage import remarks
+from nucleiflow.remarks import remarks
 
 FILTER_FROM = 10  # slides that need no filter
 COLUMNS = (  # title, whether it holds numbers

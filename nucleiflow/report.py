@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,42 +20,29 @@ from nucleiflow import (
     reportpage,
     sketch,
     store,
-    tables,
     web,
 )
 from nucleiflow.box import Box
-from nucleiflow.charts import Bins, Histogram
 from nucleiflow.job import Job
+from nucleiflow.survey import Nuclei
 
 Arrays = Mapping[str, NDArray[Any]]
 Picture = NDArray[np.uint8]
 
 THUMBNAIL = "thumbnail.jpg"
-SAMPLE = 100_000  # nuclei that quartiles and the ranges of the histograms come from
 MAP_PX, THUMBNAIL_PX = 640, 96  # longest sides
-DENSITY_CELLS, LEAST_CELL_PX = 96, 128  # along the slide's longer side
 GLOW = 0.7  # of white, for the brightest of a single channel: outlines are bright, too
-SEAM = 8  # its index among the colours of outlines
+SEAM, FILLED = 8, 9  # their indices among the colours of outlines
 OUTLINE = np.array(
     [
         (0, 0, 0, 0),
         *((*one, 255) for one in overlay.colours(np.arange(1, SEAM))),
         (255, 0, 90, 255),
+        (0, 220, 90, 170),
     ],
     np.uint8,
 )
-SHOWN = {  # columns -> titles; of two that say the same, the first that is there
-    "area_um2|area": "Area",
-    "equivalent_diameter_um|equivalent_diameter_area": "Equivalent diameter",
-    "circularity": "Circularity",
-    "eccentricity": "Eccentricity",
-    "solidity": "Solidity",
-    "probability_mean": "Confidence",
-    "nearest_neighbor_distance_um|nearest_neighbor_distance": "Distance to the next",
-    "hematoxylin_od_mean": "Haematoxylin, optical density",
-    "eosin_od_mean": "Eosin, optical density",
-}
-NEEDED = ("centroid-0", "centroid-1", "bbox-0", "bbox-1", "bbox-2", "bbox-3", "probability_mean")
+LEAST_OUTLINED_PX = 5.0  # smaller nuclei are filled: of an outline nothing would be seen
 
 
 def write(job: Job, word: Mapping[str, Any], _index: int = 0) -> None:
@@ -64,7 +51,8 @@ def write(job: Job, word: Mapping[str, Any], _index: int = 0) -> None:
     `word` is the coming content of run.json. Raises StoreError.
     """
     maps = records.get_arrays(job.work / "maps.npz") or {}
-    pictures, nuclei = _Pictures(job), _Nuclei(job, maps)
+    nuclei = Nuclei(job, maps)
+    pictures = Pictures(job, nuclei.diameter_px)
     records.put(job.folder / "report.html", _html(job, word, pictures, nuclei, maps).encode())
     thumbnail = pictures.thumbnail(THUMBNAIL_PX)
     records.put(job.folder / THUMBNAIL, picture.jpeg(thumbnail, quality=75))
@@ -72,7 +60,7 @@ def write(job: Job, word: Mapping[str, Any], _index: int = 0) -> None:
 
 
 def _html(
-    job: Job, word: Mapping[str, Any], pictures: _Pictures, nuclei: _Nuclei, maps: Arrays
+    job: Job, word: Mapping[str, Any], pictures: Pictures, nuclei: Nuclei, maps: Arrays
 ) -> str:
     zoom = deepzoom.build(
         job.levels, {"image": pictures.image_tile, "outlines": pictures.outline_tile}
@@ -100,11 +88,11 @@ def _html(
 # pictures
 
 
-class _Pictures:
+class Pictures:
     """Image and outlines of a slide at any level, as they are shown."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, diameter_px: float) -> None:
+        self._job, self._diameter_px = job, diameter_px
         norm = job.look.norm if job.look else None
         eight_bit = job.rgb and job.dtype == "uint8"
         self._channels = list(norm.channels if norm else range(len(job.channels)))
@@ -122,7 +110,10 @@ class _Pictures:
         return seen if self._most == 1 else (seen * self._most).astype(np.uint8)
 
     def outlines(self, level: int, box: Box) -> Picture:
-        """Indices (h, w) of `OUTLINE`."""
+        """Indices (h, w) of `OUTLINE`; where nuclei are tiny, they are filled in one colour."""
+        if self._diameter_px < LEAST_OUTLINED_PX * 2**level:
+            labels = store.read(self._job.labels / str(level), box)
+            return np.where(labels != 0, FILLED, 0).astype(np.uint8)
         around = box.grow(1).clip(*self._job.levels[level])
         labels = store.read(self._job.labels / str(level), around)
         drawn = np.where(overlay.outlines(labels), labels % (SEAM - 1) + 1, 0).astype(np.uint8)
@@ -146,7 +137,7 @@ class _Pictures:
         return np.ascontiguousarray(pixels[::step, ::step])
 
 
-def _field(job: Job, pictures: _Pictures, one: fields.Field, span_px: int) -> reportpage.Field:
+def _field(job: Job, pictures: Pictures, one: fields.Field, span_px: int) -> reportpage.Field:
     box = one.box
     amount = len(np.setdiff1d(store.read(job.labels / "0", box), 0))
     drawn = pictures.outlines(0, box)
@@ -174,7 +165,7 @@ def _dash(drawn: Picture, box: Box, tile_px: int) -> None:
             view[line, dashes & (start + line > 0)] = SEAM
 
 
-def _maps(job: Job, pictures: _Pictures, maps: Arrays, nuclei: _Nuclei) -> list[reportpage.Map]:
+def _maps(job: Job, pictures: Pictures, maps: Arrays, nuclei: Nuclei) -> list[reportpage.Map]:
     thumbnail = pictures.thumbnail(MAP_PX)
     found = [_marks(job, thumbnail, maps)]
     size = (thumbnail.shape[0], thumbnail.shape[1])
@@ -211,99 +202,3 @@ def _marks(job: Job, thumbnail: Picture, maps: Arrays) -> reportpage.Map:
         below=picture.jpeg(thumbnail, quality=85),
         shown=bool(holes),
     )
-
-
-# the table
-
-
-class _Nuclei:
-    """What a report tells of the table, read twice: ranges, then counts. Memory does not follow the
-    number of nuclei.
-    """
-
-    def __init__(self, job: Job, maps: Arrays) -> None:
-        self.survey = _surveyed(job, maps)
-        self.cell_px = max(LEAST_CELL_PX, -(-max(job.grid.shape) // DENSITY_CELLS))
-        self.density = np.zeros(Box(0, 0, *job.grid.shape).scale_down(self.cell_px).shape)
-        self.histograms: list[Histogram] = []
-        with records.reader(job.table) as file:
-            titles = _columns(job, tables.names(file))
-            drawn = _drawn(tables.batches(file, list(titles)), tables.count(file))
-            counts = {name: np.zeros(bins.amount, np.int64) for name, (bins, _) in drawn.items()}
-            for batch in tables.batches(file, [*{*NEEDED, *titles}]):
-                self._see(batch, job.grid.tile_px)
-                for name, (bins, _) in drawn.items():
-                    counts[name] += bins.counts(batch[name])
-        for name, (bins, quartiles) in drawn.items():
-            title, of = titles[name]
-            one = Histogram(title, of, bins, counts[name].tolist(), quartiles)
-            self.histograms.append(one)
-        pixel_um = job.resolution.pixel_um or (1.0, 1.0)  # without: per megapixel
-        areas = sketch.cell_areas(self.cell_px, job.grid.shape) * pixel_um[0] * pixel_um[1]
-        self.density *= 1e6 / areas
-
-    def _see(self, batch: Arrays, tile_px: int) -> None:
-        centroids = np.stack([batch["centroid-0"], batch["centroid-1"]], axis=1)
-        self.survey.see(centroids, batch["probability_mean"], _on_seam(batch, tile_px))
-        most = np.array(self.density.shape) - 1
-        y, x = np.minimum((centroids / self.cell_px).astype(int), most).T
-        np.add.at(self.density, (y, x), 1)
-
-
-def _surveyed(job: Job, maps: Arrays) -> fields.Survey:
-    survey = fields.Survey.of(job.grid.shape)
-    if "tissue" in maps:
-        level = job.levels.index(maps["tissue"].shape)
-        survey = survey.mapped("tissue", maps["tissue"], 2**level)
-    if "focus" in maps and job.look:
-        blurred = focus.blurred(maps["focus"], job.look.stain)
-        survey = survey.mapped("blurred", blurred, focus.BLOCK_PX)
-    return survey
-
-
-def _columns(job: Job, there: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Columns that are drawn -> title and unit."""
-    found = {}
-    for names, title in SHOWN.items():
-        name = next((one for one in names.split("|") if one in there), None)
-        if name:
-            found[name] = title, _unit(name)
-    channels = job.look.norm.channels if job.look else (0,)
-    for k in channels if not job.stained else ():
-        found[f"intensity_mean-{k}"] = f"{job.channels[k]}, mean", ""
-        found[f"intensity_std-{k}"] = f"{job.channels[k]}, standard deviation", ""
-    return found
-
-
-def _unit(name: str) -> str:
-    if name.endswith(("_um2", "_um")):
-        return "µm²" if name.endswith("2") else "µm"
-    lengths = dict.fromkeys(("nearest_neighbor_distance", "equivalent_diameter_area"), "px")
-    return {"area": "px²", **lengths}.get(name, "")
-
-
-def _drawn(
-    batches: Iterator[Arrays], rows: int
-) -> dict[str, tuple[Bins, tuple[float, float, float]]]:
-    """For each column with values: bins from its 1st to its 99th percentile, and its quartiles, of
-    a sample.
-    """
-    every = max(1, rows // SAMPLE)
-    parts: dict[str, list[NDArray[Any]]] = {}
-    for batch in batches:
-        for name, column in batch.items():
-            parts.setdefault(name, []).append(column[::every].astype(np.float64))
-    found = {}
-    for name, columns in parts.items():
-        values = np.concatenate(columns)
-        values = values[np.isfinite(values)]
-        if len(values):
-            low, *quartiles, high = np.quantile(values, (0.01, 0.25, 0.5, 0.75, 0.99)).tolist()
-            found[name] = Bins.around(low, high), (quartiles[0], quartiles[1], quartiles[2])
-    return found
-
-
-def _on_seam(batch: Arrays, tile_px: int) -> NDArray[np.bool_]:
-    """Which nuclei lie in more than one tile, by their boxes."""
-    rows = batch["bbox-0"] // tile_px != (batch["bbox-2"] - 1) // tile_px
-    return np.asarray(rows | (batch["bbox-1"] // tile_px != (batch["bbox-3"] - 1) // tile_px))

@@ -13,6 +13,7 @@ from nucleiflow import charts
 from nucleiflow.charts import Histogram
 from nucleiflow.deepzoom import Zoom
 from nucleiflow.page import document, duration, facts, flags, inline, numbers, url
+from nucleiflow.remarks import headline, remarks, sentence
 
 MOST_HOLES = 200  # listed; all are in run.json
 TESTS = {  # of the seam audit: what is compared, and how it is written
@@ -90,7 +91,7 @@ def page(of: Facts, *, style: str, viewer: str, script: str) -> str:
         f"<header><p>nucleiflow report</p><h1>{escape(of.name)}</h1>"
         f"<p>{escape(str(word.get('slide', '')))}</p></header>",
         flags(remarks(word)),
-        numbers(_numbers(word)),
+        numbers(headline(word)),
         "<nav>",
         *(f'<a href="#{_anchor(title)}">{title}</a>' for title, _ in there),
         "</nav>",
@@ -118,47 +119,6 @@ def _data(of: Facts) -> dict[str, Any]:
     }
 
 
-# the slide in words
-
-
-def remarks(word: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a person should know first, the worst first; that all is well, if nothing is said."""
-    found = []
-    holes, audit = word.get("holes") or [], word.get("seam_audit") or {}
-    if holes:
-        tiles = "1 tile" if len(holes) == 1 else f"{len(holes):,} tiles"
-        of = f" of {word['tiles']:,}" if word.get("tiles") else ""
-        found.append(("bad", f"{tiles}{of} could not be done and hold no labels: see Holes"))
-    if audit.get("suspicious"):
-        found.append(("bad", _sentence(audit["text"])))
-    found += [("warn", _sentence(line)) for line in (word.get("quality") or {}).get("flags", [])]
-    if not word.get("mpp"):
-        line = "µm per pixel are not known, so sizes are in pixels: --mpp tells them"
-        found.append(("warn", line))
-    well = "Nothing stands out: all tiles are done, and no pen marks, folds or blur were seen"
-    return found or [("good", well)]
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _numbers(word: Mapping[str, Any]) -> list[tuple[str, str]]:
-    quality = word.get("quality") or {}
-    pairs = [("nuclei", f"{word['nuclei']:,}")]
-    if quality.get("tissue_mm2") is not None:
-        pairs.append(("tissue", f"{quality['tissue_mm2']:,.2f} mm²"))
-    if quality.get("nuclei_per_mm2") is not None:
-        pairs.append(("nuclei per mm²", f"{quality['nuclei_per_mm2']:,.0f}"))
-    if quality.get("out_of_focus_fraction") is not None:
-        pairs.append(("out of focus", f"{quality['out_of_focus_fraction']:.1%}"))
-    pairs.append(("stain", str(word.get("stain"))))
-    pairs.append(("resolution", f"{word['mpp']:.3g} µm/px" if word.get("mpp") else "unknown"))
-    pairs.append(("size, px", f"{word['width']:,} × {word['height']:,}"))
-    seconds = sum((word.get("seconds") or {}).values())
-    return [*pairs, ("time", duration(seconds))] if seconds else pairs
-
-
 # the sections
 
 
@@ -177,8 +137,9 @@ def _viewer(of: Facts) -> str:
         f'<div id="viewer" style="aspect-ratio:{min(max(of.aspect, 1.5), 2.4):.3f}">'
         '<div id="ruler"><i></i><span></span></div></div>'
         f'<p class="soft">Drag to move; click once, then scroll to zoom. The slide is shown in '
-        f"{of.zoom.source['width']:,} px; the fields of view below lie in it at full resolution."
-        "</p><noscript><p>Zooming needs JavaScript; all else on this page does not.</p></noscript>"
+        f"{of.zoom.source['width']:,} px; the fields of view below lie in it at full resolution. "
+        "Nuclei too small for an outline are filled with green.</p>"
+        "<noscript><p>Zooming needs JavaScript; all else on this page does not.</p></noscript>"
     )
 
 
@@ -236,7 +197,7 @@ def _audit(audit: Mapping[str, Any]) -> str:
         f"<tbody>{rows}</tbody></table></div>"
     )
     return (
-        f"<p>{escape(_sentence(str(audit.get('text', ''))))}.</p>{table if rows else ''}"
+        f"<p>{escape(sentence(str(audit.get('text', ''))))}.</p>{table if rows else ''}"
         '<p class="soft">Where labels are exact, a seam between two tiles is a line like any '
         "other, and both columns agree but for chance.</p>"
     )

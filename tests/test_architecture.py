@@ -18,12 +18,12 @@ LAYERS = (
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
-    "fields deepzoom sketch audit focus quality spatialmeta",
+    "fields deepzoom sketch remarks audit focus quality spatialmeta",
     "objects records forgetful",
     "tiff picture store unet gpus slurm pool progress fetch tables anndata_zarr",
     "source cluster checkup doctor tasks look flow batch forecast show showcase train classic "
     "layouts dataset evaluate describe weakspots lock status jobfile holes rerun report verify "
-    "overview runfile recompute integrity spatial viewer api results export finished linked",
+    "overview survey runfile recompute integrity spatial viewer api results export finished linked",
     "cli options __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}

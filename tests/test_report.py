@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import browser
 import command
@@ -10,7 +11,18 @@ import numpy as np
 import pytest
 import tifffile
 
-from nucleiflow import charts, deepzoom, fields, page, reportpage, sketch, tasks, web
+from nucleiflow import (
+    charts,
+    deepzoom,
+    overlay,
+    page,
+    pyramid,
+    remarks,
+    report,
+    reportpage,
+    tasks,
+    web,
+)
 from nucleiflow.box import Box
 
 real = pytest.mark.skipif(browser.MISSING is not None, reason=str(browser.MISSING))
@@ -63,11 +75,12 @@ def test_each_layer_can_be_switched(finished):
         boxes = tab.locator("[data-layer]")
         kinds = boxes.evaluate_all("found => found.map((one) => one.dataset.layer)")
         assert {"image", "outlines", "density"} <= set(kinds)
-        before = picture(tab)
+        before, maybe_empty = picture(tab), ("marks", "focus")
         for number in range(boxes.count()):
             boxes.nth(number).click()
             settled(tab)
-            assert picture(tab) != before or kinds[number] == "marks", kinds[number]
+            seen = picture(tab)
+            assert seen != before or kinds[number] in maybe_empty, kinds[number]
             boxes.nth(number).click()
             settled(tab)
         assert picture(tab) == before
@@ -211,7 +224,7 @@ def test_data_cannot_leave_its_script():
 # of slides that are not as one expects
 
 
-def report(out):
+def text_of(out):
     (path,) = out.glob("*/report.html")
     return path.read_text(encoding="utf-8")
 
@@ -220,7 +233,7 @@ def report(out):
 def test_slides_with_hardly_anything_have_a_page(shape, tmp_path):
     tifffile.imwrite(tmp_path / "small.tif", np.full(shape, 40, np.uint8))
     command.segment(tmp_path / "small.tif", tmp_path / "out")
-    text = report(tmp_path / "out")
+    text = text_of(tmp_path / "out")
     assert "No nuclei were found" in text or "No tissue was found" in text
     assert "per pixel are not known" in text
     assert "<h2>Fields of view" in text
@@ -233,7 +246,7 @@ def test_a_slide_with_one_nucleus_has_a_page(tmp_path):
     tifffile.imwrite(tmp_path / "one.tif", nucleus)
     _, word = command.segment(tmp_path / "one.tif", tmp_path / "out")
     assert word["nuclei"] == 1
-    text = report(tmp_path / "out")
+    text = text_of(tmp_path / "out")
     assert "1 nucleus, " in text
     assert "<b>Area</b>" in text
     assert "px²" in text
@@ -244,7 +257,7 @@ def test_the_channel_that_was_segmented_is_shown_and_named(field, tmp_path):
     told = {"axes": "CYX", "Channel": {"Name": ["x", "DAPI"]}}
     tifffile.imwrite(tmp_path / "two.ome.tif", pixels, metadata=told)
     command.segment(tmp_path / "two.ome.tif", tmp_path / "out")
-    assert "<b>DAPI, mean</b>" in report(tmp_path / "out")
+    assert "<b>DAPI, mean</b>" in text_of(tmp_path / "out")
 
 
 def test_holes_are_named_at_the_top_drawn_and_listed(small_slide, tmp_path, monkeypatch):
@@ -261,7 +274,7 @@ def test_holes_are_named_at_the_top_drawn_and_listed(small_slide, tmp_path, monk
         "--retries", 0,
     )  # fmt: skip
     assert done.code == 4, done
-    text = report(tmp_path)
+    text = text_of(tmp_path)
     assert "1 tile of 12 could not be done" in text
     assert 'data-layer="marks" checked' in text
     assert "holes</span>" in text
@@ -269,6 +282,21 @@ def test_holes_are_named_at_the_top_drawn_and_listed(small_slide, tmp_path, monk
     assert "<td>0 to 128</td><td>128 to 256</td>" in text
     assert "&lt;img src=x" in text
     assert "<img src=x" not in text
+
+
+def test_nuclei_too_small_for_an_outline_are_filled(finished):
+    job = SimpleNamespace(
+        look=None, rgb=False, dtype="uint16", channels=("DAPI",),
+        levels=pyramid.shapes(*finished.labels.shape),
+        labels=command.store(finished.folder) / "labels" / "nuclei",
+    )  # fmt: skip
+    pictures = report.Pictures(job, diameter_px=12.0)
+    for level, labels in enumerate(command.labels(finished.folder, k) for k in range(3)):
+        drawn = pictures.outlines(level, Box(0, 0, *labels.shape))
+        assert not drawn[labels == 0].any()
+        is_filled = drawn[labels > 0] == report.FILLED
+        assert is_filled.all() if level == 2 else not is_filled.any()
+        assert np.array_equal(drawn > 0, overlay.outlines(labels)) or level == 2
 
 
 def test_many_holes_are_counted_not_listed():
@@ -280,159 +308,7 @@ def test_many_holes_are_counted_not_listed():
 
 def test_that_all_is_well_is_said_only_then():
     well = {"quality": {"flags": []}, "seam_audit": {"suspicious": False}, "holes": [], "mpp": 0.25}
-    assert [kind for kind, _ in reportpage.remarks(well)] == ["good"]
-    worse = reportpage.remarks({**WORD, "mpp": 0.5})
+    assert [kind for kind, _ in remarks.remarks(well)] == ["good"]
+    worse = remarks.remarks({**WORD, "mpp": 0.5})
     assert [kind for kind, _ in worse] == ["bad", "bad", "warn"]
-    assert [kind for kind, _ in reportpage.remarks({**well, "mpp": None})] == ["warn"]
-
-
-# what it is made of
-
-
-SHAPES = [(9000, 5001), (4500, 2501), (2250, 1251), (1125, 626), (563, 313), (282, 157)]
-
-
-def test_a_deep_zoom_has_every_tile_once():
-    seen = {}
-
-    def encode(level, box):
-        seen.setdefault(level, []).append(box)
-        return f"{level}"
-
-    found = deepzoom.build(SHAPES, {"image": encode, "outlines": lambda *_: None})
-    assert (found.source["width"], found.source["height"]) == (1251, 2250)
-    assert (found.source["minLevel"], found.source["maxLevel"]) == (9, 12)
-    assert found.span_px == 1251 * 4
-    assert found.layers["image"]["12/2/4"] == "2"
-    assert len(found.layers["image"]) == sum(map(len, seen.values()))
-    assert found.layers["outlines"] == {}
-    assert sum(box.area for box in seen[2]) == 2250 * 1251
-    assert set(seen) == {2, 3, 4, 5}
-
-
-def test_a_deep_zoom_stays_within_its_budget():
-    def text(level, box):
-        return "x" * box.area
-
-    for budget in (60_000, 1_000_000, 3_000_000, 4_000_000):
-        found = deepzoom.build(SHAPES, {"image": text}, budget=budget)
-        spent = sum(map(len, found.layers["image"].values()))
-        assert spent <= max(budget, 282 * 157), "only the coarsest level is always there"
-        levels = {int(key.split("/")[0]) for key in found.layers["image"]}
-        assert max(levels) == found.source["maxLevel"]
-        assert 2 ** max(levels) >= found.source["height"] > 2 ** (max(levels) - 1)
-
-
-def survey(nuclei, **more):
-    amount = np.array(nuclei)
-    facts = {"confidence": amount * 0.9, "on_seams": np.zeros_like(amount)}
-    facts |= {name: np.zeros(amount.shape) for name in ("tissue", "blurred")}
-    return fields.Survey(amount, **(facts | more))
-
-
-def test_fields_are_some_at_random_and_the_worst():
-    nuclei = np.full((16, 16), 20)
-    nuclei[3, 4] = 99
-    confidence = nuclei * 0.9
-    confidence[5, 6] = 2.0
-    blurred = np.zeros(nuclei.shape)
-    blurred[9, 9] = 0.75
-    known = survey(nuclei, confidence=confidence, blurred=blurred)
-    found = fields.choose(known, (8192, 8192), 2048)
-    boxes = [one.box for one in found]
-    assert len(set(boxes)) == len(boxes)
-    assert found == fields.choose(known, (8192, 8192), 2048)
-    worst = {"Densest": (3, 4), "Lowest confidence": (5, 6), "Out of focus": (9, 9)}
-    for why, (row, column) in worst.items():
-        box = Box(row * 512, column * 512, row * 512 + 512, column * 512 + 512)
-        first = next(one for one in found if one.why == why)
-        assert first.box == box or ("At random", box) in {(one.why, one.box) for one in found}
-    reasons = {one.reason for one in found}
-    assert reasons & {"mean confidence 0.10", "75% of it is out of focus"}
-
-
-def test_a_field_about_seams_has_one_in_its_middle():
-    on_seams = np.zeros((16, 16), int)
-    on_seams[3, 3] = on_seams[4, 3] = 7
-    none = np.zeros((16, 16), int)
-    none[0, 0] = 1
-    found = fields.choose(survey(none, on_seams=on_seams), (8192, 8192), 2048)
-    boxes = [one.box for one in found if "seam" in one.why]
-    assert boxes[0] == Box(1792, 1792, 2304, 2304)
-    assert len(boxes) == 1, "the seam of two fields is shown once"
-
-
-def test_fields_without_nuclei_are_drawn_where_tissue_is():
-    mask = np.zeros((64, 64), bool)
-    mask[32:, :32] = True
-    nothing = survey(np.zeros((8, 8), int)).mapped("tissue", mask, 64)
-    assert nothing.tissue.sum() == 16
-    for one in fields.choose(nothing, (4096, 4096), 2048):
-        assert one.box.y0 >= 2048
-        assert one.box.x1 <= 2048
-
-
-@pytest.mark.parametrize("shape", [(100, 100), (513, 2000), (512, 512), (1, 1)])
-def test_fields_lie_inside_the_slide(shape):
-    found = fields.choose(fields.Survey.of(shape), shape, 256)
-    assert found
-    for one in found:
-        assert Box(0, 0, *shape).contains(one.box)
-        assert one.box.area
-
-
-def test_the_survey_counts_each_nucleus_once():
-    found = fields.Survey.of((1000, 1500))
-    points = np.array([[10.0, 10.0], [511.9, 512.1], [999.0, 1499.0]])
-    found.see(points, np.array([0.5, 0.7, 0.9]), np.array([True, False, False]))
-    assert found.nuclei.tolist() == [[1, 1, 0], [0, 0, 1]]
-    assert found.on_seams.sum() == 1
-    assert found.confidence.sum() == pytest.approx(2.1)
-
-
-def test_bins_are_round_and_hold_everything():
-    random = np.random.default_rng(0)
-    for scale in (1e-3, 0.7, 30.0, 1e5):
-        values = random.gamma(3, scale, 5000)
-        bins = charts.Bins.around(*np.quantile(values, (0.01, 0.99)))
-        assert 20 <= bins.amount <= 42
-        assert f"{bins.step / 10 ** np.floor(np.log10(bins.step)):.6g}" in {"1", "2", "2.5", "5"}
-        counts = bins.counts(np.append(values, np.nan))
-        assert counts.sum() == 5000
-        edges = bins.low + bins.step * np.arange(bins.amount + 1)
-        edges[0], edges[-1] = -np.inf, np.inf
-        np.testing.assert_array_equal(counts, np.histogram(values, edges)[0])
-    assert charts.Bins.around(5.0, 5.0).counts(np.array([5.0])).sum() == 1
-
-
-def test_drawings_say_what_they_show():
-    bins = charts.Bins(0, 10, 3)
-    drawn = charts.histogram(charts.Histogram("Area", "µm²", bins, [1, 3, 0], (8, 14, 17)))
-    assert "<title>10 to 20 µm²: 3</title>" in drawn
-    assert 'aria-label="Area [µm²]: median 14 µm²"' in drawn
-    assert charts.bars([("segment", 2.0), ("label", 1.0)], "s").count("<tr>") == 2
-    assert charts.sparkline([]).startswith("<svg")
-
-
-def test_marks_are_drawn_where_they_are():
-    tissue = np.zeros((400, 600), bool)
-    tissue[100:300, 100:500] = True
-    tissue[20:24, 20:24] = True  # dust
-    holes = sketch.boxes([Box(0, 0, 10, 10), Box(4000, 5000, 4100, 5100)], (4800, 7200), (200, 300))
-    drawn, legend = sketch.marks({"tissue": tissue, "holes": holes}, (200, 300))
-    numbers = {name: k for k, name in enumerate(sketch.MARKS, start=1)}
-    edge = drawn == numbers["tissue"]
-    assert edge[49:52, 100].any()
-    assert not edge[100, 150]
-    assert not edge[:30].any(), "dust gets no line"
-    assert drawn[0, 0] == drawn[168, 210] == numbers["holes"], "the smallest hole is seen"
-    assert "holes" in legend
-    assert "pen" not in legend
-
-
-def test_a_map_is_stretched_as_its_cells_lie():
-    share = np.array([[0.0, 1.0], [0.5, 0.0]])
-    drawn = sketch.heat(share, 100, (150, 200), (15, 20))
-    assert drawn[:10, 10:].min() == 255
-    assert set(drawn[10:, :10].ravel().tolist()) == {128}
-    assert sketch.cell_areas(100, (150, 200)).tolist() == [[1e4, 1e4], [5e3, 5e3]]
+    assert [kind for kind, _ in remarks.remarks({**well, "mpp": None})] == ["warn"]
