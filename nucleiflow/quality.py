@@ -13,34 +13,71 @@ from skimage.color import rgb2hsv
 UM2_PER_MM2 = 1e6
 WORTH_SAYING = 0.05  # part of the tissue that is out of focus, folded or below a pen
 TRACE = 0.005  # part of the slide with pen marks that is worth a word
+COARSE_UM = 8.0  # finer pixels are brought together first, or dark nuclei would pass for ink
 LEAST_DIFFERENCE = -0.1  # of saturation and intensity, in a fold
 LEAST_MARK_PX = 40  # of the low level, in one piece
+BLANK = 15  # of 255: a stained slide whose colours differ by less holds nothing
 
 
-def pen(low: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Colours (h, w, 3) of a stained slide -> where a marker pen was: green, blue or black.
+def pen(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> NDArray[np.bool_]:
+    """Colours (h, w, 3) of a stained slide -> where a marker pen was: green, blue, red or black.
 
-    Haematoxylin, eosin and DAB run from violet over red to brown; no dye of theirs is green or
-    blue, and none is black without a colour.
+    Haematoxylin, eosin and DAB run from violet over red to brown. None of them is green, as blue or
+    as red as ink, or black without a colour. Where nothing was recorded (0, 0, 0) there is no ink.
     """
-    hue, saturation, value = np.moveaxis(rgb2hsv(low), -1, 0)
-    ink = (hue > 0.2) & (hue < 0.68) & (saturation > 0.35)
-    black = (value < 0.25) & (saturation < 0.4)
-    return _pieces(ink | black)
+    coarse, factor = _coarse(low, pixel_um)
+    return _fine(_ink(coarse), factor, low.shape)
 
 
-def folds(low: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def folds(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> NDArray[np.bool_]:
     """Where tissue lies double: more saturated and darker than tissue is (Bautista and Yagi 2009:
     the difference of saturation and intensity), against the tissue of the same slide.
     """
-    _, saturation, value = np.moveaxis(rgb2hsv(low), -1, 0)
+    coarse, factor = _coarse(low, pixel_um)
+    ink = _ink(coarse)
+    _, saturation, value = np.moveaxis(rgb2hsv(coarse), -1, 0)
     difference = saturation - value
-    tissue = saturation > 0.1
+    tissue = (saturation > 0.1) & ~ink
     if not tissue.any():
-        return np.zeros(tissue.shape, bool)
+        return np.zeros(low.shape[:2], bool)
     middle, high = np.quantile(difference[tissue], (0.5, 0.8))
     smooth = ndimage.uniform_filter(difference, 3)
-    return _pieces((smooth > middle + 3 * max(high - middle, 0.05)) & (smooth > LEAST_DIFFERENCE))
+    double = (smooth > middle + 3 * max(high - middle, 0.05)) & (smooth > LEAST_DIFFERENCE)
+    return _fine(_pieces(double & ~ndimage.binary_dilation(ink)), factor, low.shape)
+
+
+def blank(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> bool:
+    """Whether a stained slide is bare glass: so even that no background stands out from tissue."""
+    coarse, _ = _coarse(low, pixel_um)
+    least, most = np.percentile(coarse.reshape(-1, coarse.shape[-1]), (0.1, 99.9), axis=0)
+    return bool((most - least < BLANK).all() and least.min() > 255 / 2)
+
+
+def _ink(coarse: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    hue, saturation, value = np.moveaxis(rgb2hsv(coarse), -1, 0)
+    green = (hue > 0.2) & (hue <= 0.58) & (saturation > 0.35)
+    blue = (hue > 0.58) & (hue < 0.68) & (saturation > 0.55)
+    red = ((hue > 0.96) | (hue < 0.04)) & (saturation > 0.8) & (value > 0.6)
+    black = (value < 0.25) & (saturation < 0.4)
+    absent = ndimage.binary_dilation(value == 0, iterations=2)
+    return _pieces((green | blue | red | black) & ~absent)
+
+
+def _coarse(low: NDArray[np.uint8], pixel_um: float) -> tuple[NDArray[np.uint8], int]:
+    """Means of blocks whose side, the second value, brings them near COARSE_UM; part of a block at
+    the edge is filled up with its edge.
+    """
+    factor = max(1, round(COARSE_UM / pixel_um))
+    if factor == 1:
+        return low, 1
+    height, width, channels = low.shape
+    full = np.pad(low, [(0, -height % factor), (0, -width % factor), (0, 0)], mode="edge")
+    blocks = full.reshape(full.shape[0] // factor, factor, -1, factor, channels)
+    return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8), factor
+
+
+def _fine(marks: NDArray[np.bool_], factor: int, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    return marks.repeat(factor, axis=0).repeat(factor, axis=1)[: shape[0], : shape[1]]
 
 
 def _pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -67,8 +104,8 @@ class Seen:
 
 
 def summary(seen: Seen, nuclei: int) -> dict[str, Any]:
-    """Numbers and plain words, for run.json and the report."""
-    tissue = np.ones(seen.pen.shape, bool) if seen.tissue is None else seen.tissue
+    """Numbers and plain words, for run.json and the report. What lies below a pen is no tissue."""
+    tissue = ~seen.pen if seen.tissue is None else seen.tissue & ~seen.pen
     amount = int(tissue.sum())
     mm2 = amount * seen.pixel_um2 / UM2_PER_MM2 if seen.pixel_um2 else None
     found = {

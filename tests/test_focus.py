@@ -1,4 +1,4 @@
-"""Sharpness: the same for any tiling, lowered by blur, and not by pale or dense tissue."""
+"""Sharpness: the same for any tiling, lowered by blur, and not by noise or by pale tissue."""
 
 import numpy as np
 import pytest
@@ -58,6 +58,51 @@ def test_contrast_is_not_sharpness(field):
     np.testing.assert_allclose(strong[both], weak[both], rtol=0.05)
 
 
+@pytest.mark.parametrize("noise", [2, 5])
+def test_noise_is_not_sharpness(field, noise):
+    plane = field[:512, :512] / np.quantile(field, 0.998) * 220
+    grain = np.random.default_rng(1).normal(0, noise, plane.shape)
+    for sigma in (0, 3):
+        soft = ndimage.gaussian_filter(plane, sigma) + 20
+        clean, noisy = sharpness(seen(soft)), sharpness(seen(soft + grain))
+        both = np.isfinite(clean) & np.isfinite(noisy)
+        assert both.sum() > 8
+        np.testing.assert_allclose(clean[both], noisy[both], atol=0.03)
+        assert (np.isfinite(noisy) <= np.isfinite(clean)).all()
+        assert (focus.blurred(noisy, "h&e")[both] == (sigma == 3)).all()
+
+
+def test_noise_alone_is_nothing_to_judge_by():
+    grain = np.random.default_rng(2).normal(100, 25, (512, 512))
+    assert np.isnan(sharpness(seen(grain))).all()
+
+
+@pytest.mark.parametrize("sigma", [0.7, 1, 2, 4])
+def test_blur_never_sharpens(field, sigma):
+    plane = field[:512, :512] / np.quantile(field, 0.998) * 255
+    sharp, soft = sharpness(seen(plane)), sharpness(seen(ndimage.gaussian_filter(plane, sigma)))
+    both = np.isfinite(sharp) & np.isfinite(soft)
+    assert both.sum() > 8
+    assert (soft[both] < sharp[both] + 1e-3).all()
+
+
+def test_a_network_that_sees_little_has_no_map_in_any_tiling(field):
+    pixels = seen(field[:300, :300] / 256)
+    for tile_px in (64, 10_000):
+        cores = list(grid(300, 300, tile_px))
+        parts = [focus.measure(pixels, core, core) for core in cores]
+        assert np.isnan(focus.assemble(parts, (300, 300))).all()
+
+
+def test_a_lost_tile_leaves_a_gap_and_no_blur(field):
+    pixels = seen(field[:512, :512] / np.quantile(field, 0.998) * 255)
+    cores = grid(512, 512, 256)
+    parts = [focus.measure(window(pixels, core), core.grow(HALO), core) for core in cores]
+    whole, part = focus.assemble(parts, (512, 512)), focus.assemble(parts[1:], (512, 512))
+    assert np.isnan(part[:2, :2]).all()
+    np.testing.assert_array_equal(whole[2:], part[2:])
+
+
 def test_where_nothing_is_there_is_nothing_to_say():
     flat = sharpness(np.full((300, 200, 3), 17, np.uint8))
     assert flat.shape == (3, 2)
@@ -75,9 +120,11 @@ def test_a_slide_of_one_pixel():
     assert sharpness(np.zeros((1, 1, 3), np.uint8)).shape == (1, 1)
 
 
-def test_from_a_half_on_it_is_blur():
-    values = np.array([[0.01, 0.087, 0.089, 0.5, np.nan]], np.float32)
-    assert (
-        (focus.blur(values, "fluorescence") > 0.5) == focus.blurred(values, "fluorescence")
-    ).all()
-    assert focus.blur(values, "h&e")[0, -1] == 0
+@pytest.mark.parametrize("stain", ["fluorescence", "h&e"])
+def test_from_a_half_on_it_is_blur(stain):
+    limit = focus.BLURRED["stained" if stain == "h&e" else stain]
+    values = np.array([[0, 0.9 * limit, 1.1 * limit, 0.5, np.nan]], np.float32)
+    blur = focus.blur(values, stain)
+    np.testing.assert_array_equal(blur > 0.5, focus.blurred(values, stain))
+    assert blur[0, 0] == 1
+    assert blur[0, -1] == 0

@@ -10,7 +10,12 @@ from skimage.draw import disk
 from nucleiflow import quality
 
 SIDE = 400
-INKS = {"green": (30, 140, 70), "blue": (25, 60, 160), "black": (25, 25, 30)}
+INKS = {
+    "green": (30, 140, 70),
+    "blue": (25, 60, 160),
+    "red": (215, 30, 40),
+    "black": (25, 25, 30),
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +52,55 @@ def test_a_stroke_of_a_pen_is_found(stained, ink):
     assert found[~stroke].mean() < 0.01
 
 
+@pytest.mark.parametrize("ink", INKS)
+def test_a_stroke_is_no_fold(stained, ink):
+    marked = photo(stained)
+    marked[100:112, 30:330] = INKS[ink]
+    assert quality.folds(marked)[99:113].mean() < 0.01
+
+
+def test_nuclei_seen_closely_are_no_ink_and_no_folds():
+    blue = np.full((512, 512, 3), (170, 150, 190), np.uint8)  # blue, as some haematoxylin is
+    for y, x in np.random.default_rng(5).integers(20, 490, (60, 2)):
+        blue[disk((y, x), 14)] = (50, 60, 120)
+    assert quality.pen(blue).any()
+    assert not quality.pen(blue, 0.25).any()
+    assert not quality.folds(blue, 0.25).any()
+
+
+def test_a_stroke_is_found_at_any_resolution(stained):
+    marked = photo(stained)
+    marked[100:112, 30:330] = INKS["green"]
+    coarse = quality.pen(marked)
+    near = quality.pen(marked.repeat(8, axis=0).repeat(8, axis=1), 1.0)
+    np.testing.assert_array_equal(near[::8, ::8], coarse)
+
+
+def test_sides_that_blocks_do_not_fit(stained):
+    piece = photo(stained)[:101, :59]
+    for side in (2.0, 0.25, 0.01):
+        assert quality.pen(piece, side).shape == (101, 59)
+        assert quality.folds(piece, side).shape == (101, 59)
+    assert quality.pen(piece[:1, :1], 0.25).shape == (1, 1)
+
+
+def test_what_was_not_recorded_is_no_ink(stained):
+    lost = photo(stained)
+    lost[:200, :200] = 0
+    assert not quality.pen(lost).any()
+
+
+def test_bare_glass_is_told_from_tissue(stained):
+    grain = np.random.default_rng(6).normal(236, 2, (200, 300, 3))
+    glass = np.rint(grain).astype(np.uint8)
+    assert quality.blank(glass)
+    assert quality.blank(np.full((1, 1, 3), 250, np.uint8))
+    assert not quality.blank(photo(stained))
+    assert not quality.blank(np.zeros((50, 60, 3), np.uint8))
+    glass[90:110, 100:140] = (200, 150, 190)
+    assert not quality.blank(glass)
+
+
 def test_tissue_that_lies_double_is_found(stained):
     folded = stained.copy()
     band = np.zeros((SIDE, SIDE), bool)
@@ -78,13 +132,21 @@ def test_areas_and_densities():
     assert (found["tissue_fraction"], found["flags"]) == (1, [])
 
 
+def test_below_a_pen_is_no_tissue():
+    below = ~NOTHING & (np.arange(20) < 5)
+    for tissue in (~NOTHING, None):
+        found = quality.summary(dataclasses.replace(SEEN, tissue=tissue, pen=below), 50)
+        assert found["tissue_fraction"] == pytest.approx(0.75)
+        assert found["tissue_mm2"] == pytest.approx(150 * 1e4 / 1e6)
+
+
 @pytest.mark.parametrize(
     ("change", "nuclei", "said"),
     [
         ({"tissue": NOTHING}, 0, "no tissue was found"),
         ({}, 0, "no nuclei were found"),
         ({"blurred": 3}, 9, "30% of the slide is out of focus"),
-        ({"pen": ~NOTHING}, 9, "pen marks on 100.0% of the slide"),
+        ({"pen": ~NOTHING & (np.arange(20) < 2)}, 9, "pen marks on 10.0% of the slide"),
         ({"folds": ~NOTHING}, 9, "100% of the tissue looks folded"),
     ],
 )
