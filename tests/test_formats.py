@@ -225,6 +225,29 @@ def test_a_closed_slide_is_not_read(case: Case, tmp_path: Path) -> None:
         whole(slide)
 
 
+def test_glass_that_a_scanner_left_out_is_white(tmp_path: Path) -> None:
+    made = slidefiles.svs(tmp_path / "a.svs")
+    with tifffile.TiffFile(made.path, mode="r+") as file:
+        counts = list(file.pages.first.databytecounts)
+        counts[1] = 0
+        file.pages.first.tags["TileByteCounts"].overwrite(counts)
+    with source.open_slide(str(made.path)) as slide:
+        assert slide.notes == ("1 tiles are absent from the file and read as 255",)
+        assert (slide.levels[0].read(Box(0, 240, 240, 480)) == 255).all()
+
+
+def test_raw_ycbcr_is_left_to_openslide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = slidefiles.tissue()
+    stored = np.round(slidefiles.to_ycbcr(pixels)).clip(0, 255).astype(np.uint8)
+    options: dict[str, Any] = {"photometric": "ycbcr", "subsampling": (1, 1), "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", stored, tile=(256, 256), **options)
+    with source.open_slide(str(tmp_path / "a.tif")) as slide:
+        assert np.abs(whole(slide).astype(int) - pixels).max() <= 2
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    line = refusal(source.open_slide, str(tmp_path / "a.tif"))
+    assert "raw YCbCr colours: convert it to RGB, or pip install 'nucleiflow[openslide]'" in line
+
+
 # other readers
 
 
