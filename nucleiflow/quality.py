@@ -22,8 +22,8 @@ BLANK = 15  # of 255: a stained slide whose colours differ by less holds nothing
 def pen(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> NDArray[np.bool_]:
     """Colours (h, w, 3) of a stained slide -> where a marker pen was: green, blue, red or black.
 
-    Haematoxylin, eosin and DAB run from violet over red to brown. None of them is green, as blue or
-    as red as ink, or black without a colour. Where nothing was recorded (0, 0, 0) there is no ink.
+    Haematoxylin, eosin and DAB run from violet over red to brown. None of them is green or blue,
+    as red as ink, or dark without a colour. Where nothing was recorded (0, 0, 0) is no ink.
     """
     coarse, factor = _coarse(low, pixel_um)
     return _fine(_ink(coarse), factor, low.shape)
@@ -31,7 +31,8 @@ def pen(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> NDArray[np.bool_
 
 def folds(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> NDArray[np.bool_]:
     """Where tissue lies double: more saturated and darker than tissue is (Bautista and Yagi 2009:
-    the difference of saturation and intensity), against the tissue of the same slide.
+    the difference of saturation and intensity), against the tissue of the same slide. Pale tissue
+    that is folded in a slide with dense tissue looks like the dense, and is not found.
     """
     coarse, factor = _coarse(low, pixel_um)
     ink = _ink(coarse)
@@ -55,12 +56,13 @@ def blank(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> bool:
 
 def _ink(coarse: NDArray[np.uint8]) -> NDArray[np.bool_]:
     hue, saturation, value = np.moveaxis(rgb2hsv(coarse), -1, 0)
-    green = (hue > 0.2) & (hue <= 0.58) & (saturation > 0.35)
-    blue = (hue > 0.58) & (hue < 0.68) & (saturation > 0.55)
+    green_or_blue = (hue > 0.2) & (hue < 0.66) & (saturation > 0.3)
+    ultramarine = (hue >= 0.66) & (hue < 0.68) & (saturation > 0.6)
     red = ((hue > 0.96) | (hue < 0.04)) & (saturation > 0.8) & (value > 0.6)
-    black = (value < 0.25) & (saturation < 0.4)
+    black = ((value < 0.25) & (saturation < 0.4)) | ((value < 0.4) & (saturation < 0.15))
+    ink = green_or_blue | ultramarine | red | black
     absent = ndimage.binary_dilation(value == 0, iterations=2)
-    return _pieces((green | blue | red | black) & ~absent)
+    return _pieces(ink & ~absent)
 
 
 def _coarse(low: NDArray[np.uint8], pixel_um: float) -> tuple[NDArray[np.uint8], int]:
