@@ -13,6 +13,8 @@ FIXED_BYTES = 700_000_000  # TensorFlow and the other libraries in a worker, mea
 NETWORK_BYTES_PER_PX = 420  # of the largest window, while it is in the network, measured
 TILE_BYTES_PER_PX = 40  # of the tiles that a worker's other threads read, label and write, measured
 LABEL_BYTES_PER_PX = 0.3  # compressed labels and scratch of a dense slide, measured
+TABLE_BYTES_PER_PX = 1.0  # nuclei.parquet, nuclei.csv and nuclei.geojson.gz of a dense slide
+REPORT_BYTES, REPORT_BYTES_PER_PX, MOST_REPORT_BYTES = 1_000_000, 1.5, 15_000_000
 COMPRESSED = 0.75  # image bytes on disk per byte in memory, measured on H&E
 OTHER_WORK = 1.1  # everything but the network, as a factor on its time
 
@@ -40,6 +42,7 @@ def estimate(grid: Grid, *, channels: int, dtype: str, network_mp_per_s: float |
     network = sum(area * count for area, count in zip(windows, _counts(grid), strict=True)) / 1e6
     seconds = network / network_mp_per_s * OTHER_WORK if network_mp_per_s else None
     image = pixels * channels * np.dtype(dtype).itemsize * COMPRESSED * 4 / 3
+    report = min(REPORT_BYTES + pixels * REPORT_BYTES_PER_PX, MOST_REPORT_BYTES)
     return Estimate(
         tiles=len(grid),
         megapixels=pixels / 1e6,
@@ -47,7 +50,7 @@ def estimate(grid: Grid, *, channels: int, dtype: str, network_mp_per_s: float |
         worker_bytes=FIXED_BYTES
         + max(windows) * NETWORK_BYTES_PER_PX
         + grid.tile_px**2 * TILE_BYTES_PER_PX,
-        disk_bytes=int(image + pixels * LABEL_BYTES_PER_PX),
+        disk_bytes=int(image + pixels * (LABEL_BYTES_PER_PX + TABLE_BYTES_PER_PX) + report),
         seconds=seconds,
     )
 

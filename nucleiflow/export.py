@@ -27,7 +27,7 @@ UNITS = {
     **dict.fromkeys(("source_y", "source_x", "geometry"), "px of the slide's level 0"),
 }
 AREA_BINS, AREAS = 24, (5.0, 2000.0)  # of a batch's small histograms, µm² or px²
-ROWS = 8192  # of GeoJSON at a time
+ROWS = 8192  # that are made into files at a time
 SHARED = ",\n"  # between the features of two tiles
 
 
@@ -104,15 +104,23 @@ def _rows(job: Job) -> Iterator[results.Columns]:
             if tile in done
         ]
         both = zip(
-            results.all_records(job, "measure", there),
-            results.all_records(job, "neighbours", there),
+            results.all_records(job, "measure", there, ahead=2),
+            results.all_records(job, "neighbours", there, ahead=2),
             strict=True,
         )
         parts = [{**own, **more, OUTLINE[0]: outline.unpacked(own)} for (_, own), (_, more) in both]
         if parts:
-            order = np.argsort(np.concatenate([part["label"] for part in parts]))
-            names = [name for name in parts[0] if name not in outline.PACKED]
-            yield {name: np.concatenate([part[name] for part in parts])[order] for name in names}
+            yield from _by_label(parts)
+
+
+def _by_label(parts: list[results.Columns]) -> Iterator[results.Columns]:
+    """Nuclei of some tiles -> in the order of their labels, some at a time."""
+    order = np.argsort(np.concatenate([part["label"] for part in parts]))
+    names = [name for name in parts[0] if name not in outline.PACKED]
+    whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in names}
+    for start in range(0, len(order), ROWS):
+        some = order[start : start + ROWS]
+        yield {name: column[some] for name, column in whole.items()}
 
 
 def _about(job: Job) -> dict[str, Any]:

@@ -194,11 +194,11 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
     yield from _timed(_pyramid(job, "pyramid", "labels", tasks.shrink_labels), seconds)
     yield from _timed([_solo(job, "tally", partial(results.tally, job))], seconds)
     yield from _timed(_tables(job, config.exports), seconds)
-    _publish_labels(job)
     word = _word(job, config, mark, len(tissue_tiles), seconds)
     if config.exports.report:
         yield _solo(job, "report", partial(report.write, job, word))
         word["exports"] = export.sizes(job.folder)
+    _publish_labels(job)
     records.put_json(job.run_json, word)
     store.remove(job.work)
     return word

@@ -133,9 +133,13 @@ def get_json(place: Place) -> dict[str, Any] | None:
     return content
 
 
-def put_arrays(place: Place, arrays: Mapping[str, NDArray[Any]]) -> None:
+def put_arrays(
+    place: Place, arrays: Mapping[str, NDArray[Any]], *, compressed: bool = True
+) -> None:
+    """Write arrays by name. Not compressing is for many measurements, which hardly shrink."""
     packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]
+    save = np.savez_compressed if compressed else np.savez
+    save(packed, **arrays)  # type: ignore[arg-type]
     put(place, packed.getvalue())
 
 

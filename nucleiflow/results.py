@@ -89,11 +89,13 @@ def _nuclei(job: Job) -> int:
     return int(found["nuclei"])
 
 
-def all_records(job: Job, stage: str, tiles: Sequence[int]) -> Iterator[tuple[int, Columns]]:
-    """Records of tiles in order, some read ahead."""
-    with ThreadPoolExecutor(READERS) as threads:
-        for start in range(0, len(tiles), READERS):
-            some = tiles[start : start + READERS]
+def all_records(
+    job: Job, stage: str, tiles: Sequence[int], *, ahead: int = READERS
+) -> Iterator[tuple[int, Columns]]:
+    """Records of tiles in order, some read ahead; those without anything are left out."""
+    with ThreadPoolExecutor(ahead) as threads:
+        for start in range(0, len(tiles), ahead):
+            some = tiles[start : start + ahead]
             found = threads.map(lambda tile: records.get_arrays(job.record(stage, tile)), some)
             yield from ((tile, one) for tile, one in zip(some, found, strict=True) if one)
 
@@ -160,9 +162,11 @@ def measured(job: Job, far: Mapping[int, Sequence[int]], index: int) -> None:
     columns["touches_edge"] = measure.at_edge(boxes, job.grid.shape)
     columns["touches_hole"] = _at_hole(job, sums["label"], boxes)
     columns |= outline.packed(outline.to_source(polygons, job.resolution.scale))
-    if not job.grid.core(index).grow(STRAY_PX).contains(_extent(centroids(columns))):
+    points = centroids(columns)
+    if not job.grid.core(index).grow(STRAY_PX).contains(_extent(points)):
         records.put_arrays(job.record("stray", index), {})
-    records.put_arrays(job.record("measure", index), columns)
+    records.put_arrays(job.record("centroids", index), {"points": points}, compressed=False)
+    records.put_arrays(job.record("measure", index), columns, compressed=False)
 
 
 def _sums(job: Job, index: int, far: Sequence[int]) -> Columns | None:
@@ -252,8 +256,8 @@ def met(job: Job, stray: frozenset[int], index: int, *, geojson: bool) -> None:
     if index in stray:
         box = _extent(centroids(own)).grow(reach).clip(*job.grid.shape)
         tiles |= {tile for tile in range(len(job.grid)) if job.grid.core(tile).intersect(box).area}
-    there = sorted(records.done(job.records("measure")) & tiles - {index})
-    others = [centroids(found) for _, found in all_records(job, "measure", there) if found]
+    there = sorted(records.done(job.records("centroids")) & tiles - {index})
+    others = [found["points"] for _, found in all_records(job, "centroids", there)]
     around = np.concatenate([np.zeros((0, 2)), *others])
     columns = neighbours.meet(centroids(own), around, ranges)
     if job.look is None:
@@ -267,4 +271,4 @@ def met(job: Job, stray: frozenset[int], index: int, *, geojson: bool) -> None:
         records.put(
             job.records("geojson") / f"{index}.gz", gzip.compress(text, GZIP_LEVEL, mtime=0)
         )
-    records.put_arrays(job.record("neighbours", index), columns)
+    records.put_arrays(job.record("neighbours", index), columns, compressed=False)

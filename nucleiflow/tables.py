@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Columns = dict[str, NDArray[Any]]
 
 GROUP_ROWS = 1 << 16
+CSV_ROWS = 1 << 12
 GEOMETRY = "geometry"
 EPOCH = {"encoding": "WKB", "crs": None, "edges": "planar"}
 
@@ -134,7 +135,7 @@ def write_csv(file: IO[bytes], table: IO[bytes]) -> None:
         for name in set(schema.names) - set(names):
             schema = schema.remove(schema.get_field_index(name))
         with csv.CSVWriter(file, schema) as writer:
-            for batch in found.iter_batches(GROUP_ROWS, columns=names):
+            for batch in found.iter_batches(CSV_ROWS, columns=names):
                 writer.write_batch(batch)
 
 

@@ -247,6 +247,7 @@ def _sum_up(
     for own, name in ((owner == index, "sums"), (owner != index, "guests")):
         if own.any():
             part = {key: column[own] for key, column in facts.items()}
-            records.put_arrays(job.record(name, index), {**part, "owner": owner[own]})
+            whole = {**part, "owner": owner[own]}
+            records.put_arrays(job.record(name, index), whole, compressed=False)
     for far in set(np.unique(owner)) - set(job.grid.around(index, 1)):
         records.put_arrays(job.record("far", f"{far}-{index}"), {})

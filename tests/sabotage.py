@@ -1,7 +1,8 @@
 """Things that go wrong in worker processes, for real: death, want of memory, errors.
 
 `environment(folder, "segment", 5, "kill", times=2)` makes every Python process that is started with
-it do the deed when it comes to that tile, so many times in all.
+it do the deed when it comes to that tile, so many times in all. Tasks are those of `tasks`, unless
+their module is named, as in "results.met".
 """
 
 import os
@@ -39,10 +40,11 @@ def sabotaged(work):
     return instead
 
 class Finder:
-    """Finds nucleiflow.tasks as ever, and changes one task once it is loaded."""
+    """Finds modules as ever, and changes one task once its module is loaded."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != "nucleiflow.tasks":
+        module, _, task = os.environ["SABOTAGE_TASK"].rpartition(".")
+        if name != f"nucleiflow.{module or 'tasks'}":
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)))
@@ -50,7 +52,6 @@ class Finder:
 
         def load_and_change(module):
             load(module)
-            task = os.environ["SABOTAGE_TASK"]
             setattr(module, task, sabotaged(getattr(module, task)))
 
         spec.loader.exec_module = load_and_change

@@ -247,6 +247,7 @@ def test_final_word_says_what_was_done(finished):
     assert (word["status"], word["holes"]) == ("done", [])
     assert set(word["seconds"]) == {
         *("image", "look", "segment", "merge", "label", "pyramid", "tally"),
+        *("measure", "neighbours", "export"),
     }
     batch = command.records.get_json(finished.folder.parent / "batch.json")
     assert batch["model"]["sha256"] == word["fingerprint"]["model"]

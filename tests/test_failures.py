@@ -85,7 +85,9 @@ def test_a_worker_killed_at_any_stage_changes_nothing(stage, undisturbed, small_
     assert digest(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize("task", ["look", "merge", "tally"])
+@pytest.mark.parametrize(
+    "task", ["look", "merge", "results.tally", "results.measured", "export.export", "report.write"]
+)
 def test_a_worker_killed_in_a_step_of_the_whole_slide(task, undisturbed, small_slide, tmp_path):
     harm = sabotage.environment(tmp_path / "harm", task, 0, "kill", times=1)
     done = ended(start(small_slide, tmp_path / "out", **harm))

@@ -243,6 +243,7 @@ def test_labels_are_not_seen_before_the_end(small_slide, tmp_path):
         assert kinds == ([] if name in ("image", "look") else ["image"])
     assert list(dict.fromkeys(seen)) == [
         *("image", "look", "segment", "merge", "label", "pyramid", "tally"),
+        *("measure", "neighbours", "export", "report"),
     ]
     assert len(command.looks_finished(tmp_path)) == 2
     kinds = [kind for _, _, kind in napari_get_reader(str(job.store))(str(job.store))]
