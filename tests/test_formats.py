@@ -173,6 +173,16 @@ def test_a_pixel_does_not_depend_on_the_box_it_is_read_in(file: File) -> None:
             np.testing.assert_array_equal(in_pieces(slide, k, 101), whole(slide, k))
 
 
+def test_levels_that_openslide_would_interpolate_are_left_out(tmp_path: Path) -> None:
+    levels = slidefiles.halves(slidefiles.tissue(513, 701), 2)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        for k, level in enumerate(levels):
+            writer.write(level, tile=(256, 256), metadata=None, subfiletype=int(k > 0))
+    with openslide.open_slide("a", tmp_path / "a.tif") as slide:
+        assert [level.shape for level in slide.levels] == [(513, 701)]
+        assert "1 levels are not read: their pixels lie between" in slide.notes[0]
+
+
 def test_the_name_says_nothing(file: File, tmp_path: Path) -> None:
     if file.made.path.is_dir() or file.case.format in ("MIRAX MRXS", "Hamamatsu VMS or VMU"):
         pytest.skip("consists of several files")
