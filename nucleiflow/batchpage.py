@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nucleiflow import charts
-from nucleiflow.page import document, duration, facts, flags, numbers, url
+from nucleiflow.page import document, duration, facts, flags, numbers, percent, url
 from nucleiflow.remarks import remarks
 
 FILTER_FROM = 10  # slides that need no filter
@@ -152,7 +152,7 @@ def _line(row: Row, thumbnails: Mapping[str, bytes]) -> str:
         _number(quality.get("nuclei_per_mm2"), "{:,.0f}"),
         _areas(summary),
         _number(summary.get("probability_mean"), "{:.2f}"),
-        _number(quality.get("out_of_focus_fraction"), "{:.1%}"),
+        _share(quality.get("out_of_focus_fraction")),
         f"<td>{escape(str(row.get('stain') or ''))}</td>",
         _number(row.get("mpp"), "{:.3g}"),
         f'<td class="n" data-value="{seconds or ""}">{duration(seconds) if seconds else ""}</td>',
@@ -182,6 +182,11 @@ def _link(row: Row) -> str:
 
 def _number(value: float | None, form: str) -> str:
     shown = "" if value is None else form.format(value)
+    return f'<td class="n" data-value="{"" if value is None else value}">{shown}</td>'
+
+
+def _share(value: float | None) -> str:
+    shown = "" if value is None else percent(value)
     return f'<td class="n" data-value="{"" if value is None else value}">{shown}</td>'
 
 

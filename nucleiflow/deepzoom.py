@@ -11,7 +11,7 @@ from nucleiflow.box import Box, grid
 
 TILE_PX = 512
 VIEW_PX = 4096  # longest side of the finest level that is shown
-BUDGET = 8_000_000  # characters of all tiles; a level that does not fit is left out
+BUDGET = 9_000_000  # characters of all tiles; a level that does not fit is left out
 
 Encode = Callable[[int, Box], str | None]
 

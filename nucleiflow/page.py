@@ -93,6 +93,15 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60:,} h {minutes % 60} min"
 
 
+def percent(share: float) -> str:
+    """A share in words.
+
+    >>> [percent(one) for one in (0, 0.0004, 0.0123, 0.5, 1)]
+    ['0%', '0.04%', '1.2%', '50%', '100%']
+    """
+    return f"{100 * share:.2g}%" if share < 0.995 else f"{share:.0%}"
+
+
 # pages of scored pictures
 
 

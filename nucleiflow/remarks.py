@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nucleiflow.page import duration
+from nucleiflow.page import duration, percent
 
 
 def remarks(word: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -13,9 +13,10 @@ def remarks(word: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = []
     holes, audit = word.get("holes") or [], word.get("seam_audit") or {}
     if holes:
-        tiles = "1 tile" if len(holes) == 1 else f"{len(holes):,} tiles"
+        some = "1 tile" if len(holes) == 1 else f"{len(holes):,} tiles"
         of = f" of {word['tiles']:,}" if word.get("tiles") else ""
-        found.append(("bad", f"{tiles}{of} could not be done and hold no labels: see Holes"))
+        holds = "holds" if len(holes) == 1 else "hold"
+        found.append(("bad", f"{some}{of} could not be done and {holds} no labels"))
     if audit.get("suspicious"):
         found.append(("bad", sentence(audit["text"])))
     found += [("warn", sentence(line)) for line in (word.get("quality") or {}).get("flags", [])]
@@ -39,7 +40,7 @@ def headline(word: Mapping[str, Any]) -> list[tuple[str, str]]:
     if quality.get("nuclei_per_mm2") is not None:
         pairs.append(("nuclei per mm²", f"{quality['nuclei_per_mm2']:,.0f}"))
     if quality.get("out_of_focus_fraction") is not None:
-        pairs.append(("out of focus", f"{quality['out_of_focus_fraction']:.1%}"))
+        pairs.append(("out of focus", percent(quality["out_of_focus_fraction"])))
     pairs.append(("stain", str(word.get("stain"))))
     pairs.append(("resolution", f"{word['mpp']:.3g} µm/px" if word.get("mpp") else "unknown"))
     pairs.append(("size, px", f"{word['width']:,} × {word['height']:,}"))

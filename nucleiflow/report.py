@@ -31,6 +31,7 @@ Picture = NDArray[np.uint8]
 
 THUMBNAIL = "thumbnail.jpg"
 MAP_PX, THUMBNAIL_PX = 640, 96  # longest sides
+ZOOM_QUALITY, FIELD_QUALITY = 65, 80  # of JPEG
 GLOW = 0.7  # of white, for the brightest of a single channel: outlines are bright, too
 SEAM, FILLED = 8, 9  # their indices among the colours of outlines
 OUTLINE = np.array(
@@ -120,7 +121,8 @@ class Pictures:
         return drawn[box.slices(origin=around)]
 
     def image_tile(self, level: int, box: Box) -> str:
-        return base64.b64encode(picture.jpeg(self.image(level, box), quality=75)).decode()
+        packed = picture.jpeg(self.image(level, box), quality=ZOOM_QUALITY)
+        return base64.b64encode(packed).decode()
 
     def outline_tile(self, level: int, box: Box) -> str | None:
         drawn = self.outlines(level, box)
@@ -152,7 +154,7 @@ def _field(job: Job, pictures: Pictures, one: fields.Field, span_px: int) -> rep
         y=box.y0 / span_px,
         width=box.width / span_px,
         height=box.height / span_px,
-        image=picture.jpeg(pictures.image(0, box), quality=80),
+        image=picture.jpeg(pictures.image(0, box), quality=FIELD_QUALITY),
         outlines=picture.indexed_png(drawn, OUTLINE),
     )
 

@@ -223,8 +223,8 @@ def _holes(holes: Sequence[Mapping[str, Any]]) -> str:
     rest = f"<p>… and {more:,} more: see run.json</p>" if more > 0 else ""
     head = "<tr><th>stage</th><th>rows, px</th><th>columns, px</th><th>why</th></tr>"
     return (
-        f"<p>{len(holes):,} of the slide's tiles hold no labels. They are red in the maps; "
-        "--retry-holes tries them again.</p>"
+        "<p>Tiles that hold no labels, red in the maps. The same command with "
+        "<code>--retry-holes</code> tries them again.</p>"
         f'<div class="scroll"><table><thead>{head}</thead><tbody>{lines}</tbody></table></div>'
         f"{rest}"
     )
