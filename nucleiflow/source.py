@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nucleiflow import companions, dicom, formats, objects, openslide, picture, store, tiff
 from nucleiflow.errors import SlideError
+from nucleiflow.formats import TIFF_MAGIC
 from nucleiflow.identity import (
     absolute,
     fingerprint,
@@ -22,7 +23,7 @@ from nucleiflow.identity import (
 from nucleiflow.place import WEB, ObjectPath, of
 from nucleiflow.slide import NeedsOpenSlideError, Slide
 
-__all__ = ["absolute", "find", "fingerprint", "names", "open_slide", "stamp"]
+__all__ = ["TIFF_MAGIC", "absolute", "find", "fingerprint", "names", "open_slide", "stamp"]
 
 SUFFIXES = {
     ".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".tif", ".tiff", ".btf", ".tf8", ".png", ".jpg",
@@ -37,7 +38,7 @@ def open_slide(path: str, *, series: int | None = None) -> Slide:
     store does not answer, and nothing of the slide.
     """
     head = _head(path)
-    if head is not None and head[:4] in formats.TIFF_MAGIC:
+    if head is not None and head[:4] in TIFF_MAGIC:
         return _tiff(path, series)
     if series:
         raise SlideError(f"{path}: has one image: there is no --series {series}")
