@@ -44,6 +44,18 @@ class _Rings:
         keep = tracing.kept(self.points, self.starts, self.ends, MOVE_PX)
         return _Rings(self.points[keep], np.cumsum(keep)[self.ends - 1], self.owners)
 
+    def moved(self, origin: tuple[int, int]) -> _Rings:
+        return _Rings(self.points + np.array(origin[::-1]), self.ends, self.owners)
+
+    def outer(self) -> NDArray[np.bool_]:
+        """Which are no holes: around these they go the other way, with a negative area."""
+        starts, lengths = self.starts, self.ends - self.starts
+        x, y = (self.points - np.repeat(self.points[starts], lengths, axis=0)).T
+        cross = np.zeros(len(self.points))
+        cross[:-1] = x[:-1] * y[1:] - x[1:] * y[:-1]
+        cross[self.ends - 1] = 0
+        return np.asarray(np.add.reduceat(cross, starts) > 0)
+
 
 def trace(
     labels: NDArray[Any],
@@ -64,7 +76,14 @@ def trace(
     found = tracing.rings(
         plain(labels.view(np.int32), np.int32), plain(names, np.int32), plain(boxes, np.int64)
     )
-    return _simplified(_Rings(*found), len(names), origin)
+    rings = _Rings(*found)
+    outer = rings.outer()
+    polygons = _simplified(rings.moved(origin), outer, len(names))
+    for k in np.flatnonzero(np.bincount(rings.owners[outer]) > 1):
+        y0, x0, y1, x1 = boxes[k].tolist()
+        corner = origin[0] + y0, origin[1] + x0
+        polygons[k] = unite([trace_piece(labels[y0:y1, x0:x1], names[k], origin=corner)])
+    return polygons
 
 
 def trace_piece(labels: NDArray[Any], name: int, *, origin: tuple[int, int]) -> Sides:
@@ -84,6 +103,8 @@ def trace_piece(labels: NDArray[Any], name: int, *, origin: tuple[int, int]) -> 
 
 def unite(pieces: Sequence[Sides]) -> Any:
     """The outline of a nucleus from its pieces: what `trace` gives where it is seen whole."""
+    import shapely
+
     from nucleiflow import tracing
 
     y, x, heading = np.concatenate(pieces).T
@@ -92,30 +113,35 @@ def unite(pieces: Sequence[Sides]) -> Any:
     sides = ((y - top) * width + x - left) * 4 + heading
     lines = sides - np.array([0, 0, 6, 4 * width + 2])[heading]  # the same, whichever way it goes
     _, first, times = np.unique(lines, return_index=True, return_counts=True)
-    rings = tracing.linked(np.sort(sides[first[times == 1]]), width)  # others are inside
-    return _simplified(_Rings(*rings), 1, (top, left))[0]
+    sides = np.sort(sides[first[times == 1]])  # others are inside
+    points, ends, ring = tracing.linked(sides, width)
+    outer = (rings := _Rings(points, ends, np.arange(len(ends)))).outer()
+    rings = _Rings(points, ends, tracing.parts(sides, width, ring, outer)).moved((top, left))
+    parts = _simplified(rings, outer, int(outer.sum()))
+    if len(parts) == 1:
+        return parts[0]
+    whole = shapely.multipolygons(parts)
+    return whole if whole.is_valid else shapely.multipolygons(_assembled(rings, outer, len(parts)))
 
 
-def _simplified(rings: _Rings, count: int, origin: tuple[int, int]) -> Polygons:
-    """Rings of `count` nuclei, from `origin`, with the points that they need -> polygons."""
+def _simplified(rings: _Rings, outer: NDArray[np.bool_], count: int) -> Polygons:
+    """Rings of `count` nuclei -> their polygons, with the points that these need."""
     import shapely
 
-    outer = _areas(rings) > 0
-    rings = _Rings(rings.points + np.array(origin[::-1]), rings.ends, rings.owners)
     polygons = _assembled(rings.fewer(), outer, count)
-    if not (valid := shapely.is_valid(polygons)).all():
-        polygons[~valid] = _assembled(rings, outer, count)[~valid]
+    broken = ~(shapely.is_valid(polygons) | shapely.is_missing(polygons))
+    if broken.any():
+        polygons[broken] = _assembled(rings, outer, count)[broken]
     return polygons
 
 
 def _assembled(rings: _Rings, outer: NDArray[np.bool_], count: int) -> Polygons:
-    """Rings -> the polygons of `count` nuclei."""
+    """Rings -> the polygons of their owners; None for one that has several outer rings."""
     import shapely
 
     starts, lengths = rings.starts, rings.ends - rings.starts
-    parts = np.bincount(rings.owners[outer], minlength=count)
     polygons = np.empty(count, object)
-    order = np.flatnonzero(parts[rings.owners] == 1)
+    order = np.flatnonzero(np.bincount(rings.owners[outer], minlength=count)[rings.owners] == 1)
     order = order[np.lexsort((~outer[order], rings.owners[order]))]  # the outer ring leads
     amounts = np.bincount(rings.owners[order], minlength=count)
     whole = amounts > 0
@@ -128,41 +154,13 @@ def _assembled(rings: _Rings, outer: NDArray[np.bool_], count: int) -> Polygons:
                 np.concatenate([[0], np.cumsum(amounts[whole])]),
             ),
         )
-    for name in np.flatnonzero(parts > 1):
-        mine = np.flatnonzero(rings.owners == name)
-        cut = [rings.points[starts[ring] : rings.ends[ring]] for ring in mine]
-        polygons[name] = _in_parts(cut, outer[mine])
     return polygons
-
-
-def _areas(rings: _Rings) -> NDArray[np.float64]:
-    """Twice the signed areas of closed rings: positive outside, negative around holes."""
-    x, y = (rings.points - np.repeat(rings.points[rings.starts], rings.ends - rings.starts, 0)).T
-    cross = np.zeros(len(rings.points))
-    cross[:-1] = x[:-1] * y[1:] - x[1:] * y[:-1]
-    cross[rings.ends - 1] = 0
-    return np.add.reduceat(cross, rings.starts)
 
 
 def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Indices of many ranges, one after the other."""
     before = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
-
-
-def _in_parts(rings: Sequence[NDArray[np.float64]], outer: NDArray[np.bool_]) -> Any:
-    """Rings of one nucleus -> a MultiPolygon; each hole is of the smallest part around it."""
-    import shapely
-
-    shells = [shapely.Polygon(ring) for ring, out in zip(rings, outer, strict=True) if out]
-    holes: list[list[NDArray[np.float64]]] = [[] for _ in shells]
-    for ring, out in zip(rings, outer, strict=True):
-        if not out:
-            around = [k for k, shell in enumerate(shells) if shell.covers(shapely.Point(ring[0]))]
-            holes[min(around, key=lambda k: shells[k].area)].append(ring)
-    return shapely.MultiPolygon(
-        [(shell.exterior.coords, inside) for shell, inside in zip(shells, holes, strict=True)]
-    )
 
 
 def hull_area(polygon: Any) -> int:

@@ -127,19 +127,20 @@ def _emit(
 def linked(
     sides: NDArray[np.int64], width: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-    """The rings of one nucleus, as `rings` has them, from all sides that its outline has.
+    """The rings of one nucleus, as `rings` has them, from all sides that its outline has: points,
+    where each ring ends in them, and the ring of each side.
 
     A side is `(y * width + x) * 4 + heading`, from the corner where it begins; they are sorted.
     """
     points, amount, found = np.empty((len(sides) + len(sides) // 4 + 1, 2), np.float64), 0, 0
     ends, headings = np.empty(len(sides) // 4 + 1, np.int64), np.empty(len(sides), np.int8)
-    seen = np.zeros(len(sides), np.bool_)
+    ring = np.full(len(sides), -1)
     for first in range(len(sides)):
-        if sides[first] & 3 or seen[first]:
+        if sides[first] & 3 or ring[first] >= 0:
             continue
         place, length = first, 0
-        while not seen[place]:
-            seen[place] = True
+        while ring[place] < 0:
+            ring[place] = found
             heading = sides[place] & 3
             headings[length] = heading
             length += 1
@@ -153,7 +154,28 @@ def linked(
         amount = _emit(points, amount, y, x, headings, length)
         ends[found] = amount
         found += 1
-    return points[:amount].copy(), ends[:found].copy(), np.zeros(found, np.int64)
+    return points[:amount].copy(), ends[:found].copy(), ring
+
+
+@compiled
+def parts(
+    sides: NDArray[np.int64], width: int, ring: NDArray[np.int64], outer: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """The part of the nucleus that each ring is of, by the outer rings' order; `sides` and their
+    `ring` as above.
+
+    To the left of a hole's first side is its part, and then, where that ends, another ring of it:
+    the outer one, or that of a hole which begins before this one.
+    """
+    found = np.where(outer, np.cumsum(outer) - 1, -1)
+    for place in range(len(sides)):
+        if sides[place] & 3 != 2 or found[ring[place]] >= 0:
+            continue
+        left = np.searchsorted(sides, sides[place] + 4 * (width - 1) - 2) - 1
+        while sides[left] & 3 != 3:
+            left -= 1
+        found[ring[place]] = found[ring[left]]
+    return found
 
 
 @compiled

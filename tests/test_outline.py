@@ -117,3 +117,22 @@ def test_packed_and_unpacked():
 
 def test_of_no_nuclei_there_are_no_outlines():
     assert len(outline.trace(np.zeros((4, 4), np.uint32), np.zeros(0, int), np.zeros((0, 4)))) == 0
+
+
+def test_thousands_of_parts_and_holes_take_no_time_to_sort():
+    noise = np.random.default_rng(3).random((500, 500)) < 0.55
+    labels = (label(noise, connectivity=2) == 1).astype(np.uint32)
+    (polygon,), found = traced(labels)
+    assert shapely.get_num_geometries(polygon) > 3000
+    assert shapely.get_num_interior_rings(shapely.get_parts(polygon)).sum() > 1000
+    assert shapely.is_valid(polygon)
+    assert shapely.area(polygon) == pytest.approx(found[0].area, rel=0.05)
+
+
+def test_outer_rings_go_counterclockwise_and_holes_the_other_way():
+    polygons, _ = traced(blobs(4, 2))
+    parts = shapely.get_parts(polygons)
+    assert shapely.is_ccw(shapely.get_exterior_ring(parts)).all()
+    holed = parts[shapely.get_num_interior_rings(parts) > 0]
+    assert len(holed)
+    assert not shapely.is_ccw(shapely.get_interior_ring(holed, 0)).any()
