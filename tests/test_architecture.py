@@ -18,16 +18,17 @@ LAYERS = (
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
-    "fields deepzoom sketch remarks audit focus quality spatialmeta",
+    "fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr",
     "objects records forgetful",
-    "tiff picture store unet gpus slurm pool progress fetch tables anndata_zarr",
-    "source cluster checkup doctor tasks look flow batch forecast show showcase train classic "
+    "dicom formats companions tiffcheck tiffmeta tiffread",
+    "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
+    "source identity cluster checkup doctor tasks look flow batch forecast show showcase train classic "
     "layouts dataset evaluate describe weakspots lock status jobfile holes rerun report verify "
     "overview survey runfile recompute integrity spatial viewer api results export finished linked",
     "cli options __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
-FRIENDS_ALLOWED = {0, 1, 2, 4, 5}  # layers whose modules may import each other
+FRIENDS_ALLOWED = {0, 1, 2, 3, 5, 6}  # layers whose modules may import each other
 DOORS = {
     "tensorflow": {"unet", "train"},
     "keras": {"unet", "train"},
@@ -37,7 +38,7 @@ DOORS = {
     "pynvml": {"gpus"},
     "zarr": {"store", "anndata_zarr"},
     "obstore": {"objects"},
-    "tifffile": {"tiff"},
+    "tifffile": {"tiff", "tiffcheck", "tiffmeta", "tiffread"},
     "PIL": {"picture", "api"},
     "pandas": {"tables", "api"},
     "numba": {"kernels"},
