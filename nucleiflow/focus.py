@@ -22,7 +22,7 @@ STEPS_PX = 1, 2, 4
 SMOOTH = 1 / 5  # of D(d) in proportion to d * d
 LEAST_CONTRAST = 8.0  # standard deviation without noise, of 255: less is nothing to judge by
 # Blocks of NuInsSeg, BBBC038 and slides, and the same blurred by a Gaussian of 3 px: stained, 0 to
-# 5 and 91 to 100 % are below. Fluorescence, 0 to 2 and 47 to 98 %: much of it is smooth if sharp.
+# 5 and 95 to 100 % are below. Fluorescence, 0 to 2 and 47 to 98 %: much of it is smooth if sharp.
 BLURRED = {"fluorescence": 0.014, "stained": 0.027}
 COUNT, SUM, SQUARES, NEAR, MIDDLE, FAR = range(6)
 
