@@ -18,8 +18,10 @@ LEAST_DIFFERENCE = -0.1  # of saturation and intensity, in a fold
 LEAST_MARK_PX = 40  # of the low level, in one piece
 BLANK = 15  # of 255: a stained slide whose colours differ by less holds nothing
 
+Picture = NDArray[np.uint8] | NDArray[np.uint16]
 
-def pen(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> NDArray[np.bool_]:
+
+def pen(low: Picture, pixel_um: float = COARSE_UM) -> NDArray[np.bool_]:
     """Colours (h, w, 3) of a stained slide -> where a marker pen was: green, blue, red or black.
 
     Haematoxylin, eosin and DAB run from violet over red to brown. None of them is green or blue,
@@ -29,7 +31,7 @@ def pen(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> NDArray[np.bool_
     return _fine(_ink(coarse), factor, low.shape)
 
 
-def folds(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> NDArray[np.bool_]:
+def folds(low: Picture, pixel_um: float = COARSE_UM) -> NDArray[np.bool_]:
     """Where tissue lies double: more saturated and darker than tissue is (Bautista and Yagi 2009:
     the difference of saturation and intensity), against the tissue of the same slide. Pale tissue
     that is folded in a slide with dense tissue looks like the dense, and is not found.
@@ -47,7 +49,7 @@ def folds(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> NDArray[np.boo
     return _fine(_pieces(double & ~ndimage.binary_dilation(ink)), factor, low.shape)
 
 
-def blank(low: NDArray[np.uint8], pixel_um: float = COARSE_UM) -> bool:
+def blank(low: Picture, pixel_um: float = COARSE_UM) -> bool:
     """Whether a stained slide is bare glass: so even that no background stands out from tissue."""
     coarse, _ = _coarse(low, pixel_um)
     least, most = np.percentile(coarse.reshape(-1, coarse.shape[-1]), (0.1, 99.9), axis=0)
@@ -65,15 +67,16 @@ def _ink(coarse: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return _pieces(ink & ~absent)
 
 
-def _coarse(low: NDArray[np.uint8], pixel_um: float) -> tuple[NDArray[np.uint8], int]:
-    """Means of blocks whose side, the second value, brings them near COARSE_UM; part of a block at
-    the edge is filled up with its edge.
+def _coarse(low: Picture, pixel_um: float) -> tuple[NDArray[np.uint8], int]:
+    """In 8 bits, means of blocks whose side, the second value, brings them near COARSE_UM; part of
+    a block at the edge is filled up with its edge.
     """
     factor = max(1, round(COARSE_UM / pixel_um))
+    eight = (low >> 8 * (low.itemsize - 1)).astype(np.uint8)
     if factor == 1:
-        return low, 1
+        return eight, 1
     height, width, channels = low.shape
-    full = np.pad(low, [(0, -height % factor), (0, -width % factor), (0, 0)], mode="edge")
+    full = np.pad(eight, [(0, -height % factor), (0, -width % factor), (0, 0)], mode="edge")
     blocks = full.reshape(full.shape[0] // factor, factor, -1, factor, channels)
     return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8), factor
 

@@ -86,6 +86,16 @@ def test_sides_that_blocks_do_not_fit(stained):
     assert quality.pen(piece[:1, :1], 0.25).shape == (1, 1)
 
 
+@pytest.mark.parametrize("side", [8.0, 2.0])
+def test_16_bits_are_seen_as_8(stained, side):
+    marked = photo(stained)
+    marked[100:112, 30:330] = INKS["green"]
+    deep = marked.astype(np.uint16) * 257
+    assert quality.pen(marked, side).any()
+    for look in (quality.pen, quality.folds, quality.blank):
+        np.testing.assert_array_equal(look(deep, side), look(marked, side))
+
+
 def test_what_was_not_recorded_is_no_ink(stained):
     lost = photo(stained)
     lost[:200, :200] = 0
