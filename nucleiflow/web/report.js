@@ -15,17 +15,25 @@
     gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
   });
 
-  // layers: each is a list of images with the opacity that they have when it is shown
+  // layers: each is a list of images with the opacity that they have when it is shown; fields are
+  // `near`: they cover the slide only where it has fewer pixels than the screen
+  const NEAR_ZOOM = 0.9;
   const layers = {};
+  let isNear = false;
   const boxes = [...document.querySelectorAll("[data-layer]")];
   const isShown = (kind) => boxes.find((box) => box.dataset.layer === kind).checked;
-  const add = (kind, opacity, options) => {
+  const draw = (kind) => {
+    for (const { item, opacity, near } of layers[kind]) {
+      item.setOpacity(isShown(kind) && (isNear || !near) ? opacity : 0);
+    }
+  };
+  const add = (kind, opacity, options, near = false) => {
     layers[kind] ??= [];
     const success = ({ item }) => {
-      layers[kind].push([item, opacity]);
-      item.setOpacity(isShown(kind) ? opacity : 0);
+      layers[kind].push({ item, opacity, near });
+      draw(kind);
     };
-    viewer.addTiledImage({ ...options, opacity: isShown(kind) ? opacity : 0, success });
+    viewer.addTiledImage({ ...options, opacity: 0, success });
   };
   const pyramid = (tiles, type) => ({
     ...data.source,
@@ -39,18 +47,28 @@
   add("outlines", 1, { tileSource: pyramid(data.layers.outlines, "png") });
   data.fields.forEach(({ x, y, width }, number) => {
     const [image, outlines] = element(`field-${number}`).querySelectorAll("img");
-    add("image", 1, { x, y, width, tileSource: picture(image) });
-    add("outlines", 1, { x, y, width, tileSource: picture(outlines) });
+    add("image", 1, { x, y, width, tileSource: picture(image) }, true);
+    add("outlines", 1, { x, y, width, tileSource: picture(outlines) }, true);
   });
   for (const kind of data.maps) {
     add(kind, MAP_OPACITY, { x: 0, y: 0, width: 1, tileSource: picture(element(`map-${kind}`)) });
   }
   for (const box of boxes) {
     box.addEventListener("change", () => {
-      for (const [item, opacity] of layers[box.dataset.layer]) item.setOpacity(box.checked ? opacity : 0);
+      draw(box.dataset.layer);
       if (box.dataset.layer === "outlines") document.body.classList.toggle("plain", !box.checked);
     });
   }
+
+  viewer.addHandler("zoom", () => {
+    const slide = viewer.world.getItemAt(0);
+    if (!slide) return;
+    const now = slide.viewportToImageZoom(viewer.viewport.getZoom()) > NEAR_ZOOM;
+    if (now === isNear) return;
+    isNear = now;
+    draw("image");
+    draw("outlines");
+  });
 
   // the wheel scrolls the page until the slide is clicked
   let isActive = false;
