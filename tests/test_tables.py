@@ -65,7 +65,7 @@ def test_pandas_reads_it(tmp_path):
     assert list(frame.columns) == ["label", "area", "far", "flag"]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=5)
 @given(st.lists(st.integers(1, 140_000), max_size=4, unique=True))
 def test_batches_do_not_matter(cuts):
     whole = written(1, 140_001)
@@ -99,6 +99,16 @@ def test_csv_has_all_but_the_outlines():
     assert frame["far"].isna().sum() == 23_333
 
 
+class Full(io.BytesIO):
+    def write(self, _content):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_table():
+    with pytest.raises(OSError, match="No space left"):
+        tables.write_csv(Full(), io.BytesIO(written(1, 100)))
+
+
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty", "foreign"])
 def test_damaged_tables_are_refused(damage):
     content = written(1, 100)
@@ -110,6 +120,30 @@ def test_damaged_tables_are_refused(damage):
     }[damage]
     with pytest.raises(StoreError, match=r"^[^\n]+ is damaged \([^\n]+$"):
         tables.metadata(io.BytesIO(bad))
+
+
+@pytest.mark.parametrize("column", ["label", "area", "geometry"])
+def test_a_flipped_bit_in_any_column_is_found(column):
+    content = bytearray(written(1, 5000))
+    group = pyarrow.parquet.ParquetFile(io.BytesIO(content)).metadata.row_group(0)
+    chunk = group.column(next(k for k, (name, _) in enumerate(SCHEMA) if name == column))
+    content[chunk.data_page_offset + chunk.total_compressed_size // 3] ^= 4
+    with pytest.raises(StoreError, match="damaged"):
+        list(tables.batches(io.BytesIO(content), [column]))
+
+
+@pytest.mark.parametrize("about", ["5", "[" * 100_000, "{", "\x00"])
+def test_what_a_hostile_table_says_of_itself_is_refused(about):
+    file = io.BytesIO()
+    table = pyarrow.table({"label": [1]}).replace_schema_metadata({"nucleiflow": about})
+    pyarrow.parquet.write_table(table, file)
+    with pytest.raises(StoreError, match=r"^[^\n]+ is damaged \([^\n]+$"):
+        tables.metadata(file)
+
+
+def test_a_column_that_is_not_there_is_said():
+    with pytest.raises(StoreError, match="no column height"):
+        list(tables.batches(io.BytesIO(written(1, 9)), ["label", "height"]))
 
 
 def test_a_table_of_somebody_else_is_refused(tmp_path):
