@@ -1,7 +1,8 @@
 """Columns and outlines of nuclei -> GeoJSON features as QuPath reads and names them. Pure.
 
-QuPath's importer takes a FeatureCollection; what it knows is in its sources,
-qupath-core/src/main/java/qupath/lib/io: `objectType`, `classification`, `measurements`, `isLocked`.
+QuPath 0.4 and later take a FeatureCollection, gzipped or not; what they know of it is in their
+sources, qupath-core/src/main/java/qupath/lib/io: `objectType`, `classification` and `measurements`.
+It is all ASCII, for they read it in the machine's own encoding.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ LIGHT = {"mean": "Mean", "std": "Std.Dev.", "min": "Min", "max": "Max"}
 def measured(names: Sequence[str], channels: Sequence[str]) -> dict[str, str]:
     """Columns that go into a file -> QuPath's names; of lengths, those in µm if there are any."""
     known = [name for name in SHAPES if name in names]
-    lengths = {name.removesuffix("_um").removesuffix("_um2") for name in known if "_um" in name}
-    lengths |= {"area"} if "area_um2" in known else set()
-    found = {name: SHAPES[name] for name in known if name not in lengths}
-    for k, channel in enumerate(channels):
+    doubled = {name.partition("_um")[0] for name in known if "_um" in name}
+    found = {name: SHAPES[name] for name in known if name not in doubled}
+    for k, given in enumerate(channels):
+        channel = given if channels.count(given) == 1 else f"{given} ({k + 1})"
         for what, word in LIGHT.items():
             if f"intensity_{what}-{k}" in names:
                 found[f"intensity_{what}-{k}"] = f"{channel}: Nucleus: {word}"
@@ -56,12 +57,12 @@ def measured(names: Sequence[str], channels: Sequence[str]) -> dict[str, str]:
 def features(
     columns: Mapping[str, NDArray[Any]], polygons: NDArray[np.object_], channels: Sequence[str]
 ) -> bytes:
-    """Columns (n,) and outlines (n,), level-0 px -> features, joined by commas, UTF-8.
+    """Columns (n,) and outlines (n,), level-0 px -> features, joined by commas.
 
     What is not a number is left out.
     """
     named = measured(list(columns), channels)
-    keys = [json.dumps(word, ensure_ascii=False).replace("%", "%%") for word in named.values()]
+    keys = [json.dumps(word).replace("%", "%%") for word in named.values()]
     values = np.stack([columns[name].astype(np.float64) for name in named], axis=1)
     whole = np.asarray(np.isfinite(values).all(axis=1)).tolist()
     complete = _feature(keys)

@@ -1,12 +1,17 @@
-"""Features as QuPath reads them."""
+"""Features as QuPath reads them; and drawn again, they are the labels."""
 
+import gzip
 import json
 import uuid
 
 import numpy as np
+import pytest
 import shapely
+from scipy import ndimage
+from skimage.draw import polygon2mask
+from skimage.measure import label, regionprops
 
-from nucleiflow import qupath
+from nucleiflow import outline, qupath
 
 MM = {"area": 4.0, "area_um2": 1.0, "perimeter": 8.0, "perimeter_um": 2.0, "circularity": 0.9}
 
@@ -85,3 +90,62 @@ def test_holes_and_parts_are_kept():
 
 def test_no_nuclei_are_no_features():
     assert collection(qupath.features(columns(0), squares(0), []))["features"] == []
+
+
+def test_channels_of_one_name_are_told_apart():
+    light = {"intensity_mean-0": np.full(1, 7.0), "intensity_mean-1": np.full(1, 8.0)}
+    text = qupath.features(columns(1, **light), squares(1), ["Grün", "Grün"])
+    measurements = collection(text)["features"][0]["properties"]["measurements"]
+    assert measurements["Grün (1): Nucleus: Mean"] == 7
+    assert measurements["Grün (2): Nucleus: Mean"] == 8
+
+
+def test_the_encoding_does_not_matter():
+    text = qupath.features(columns(1, **{"intensity_mean-0": np.ones(1)}), squares(1), ["β-actin"])
+    assert text.isascii()
+
+
+def field(seed, size=(300, 320)):
+    """Nuclei of all sizes, some with holes and in parts."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=size), 3)
+    labels = label(noise > np.quantile(noise, 0.7), connectivity=2)
+    small = np.bincount(labels.ravel()) < 20
+    return label(np.where(small[labels], 0, labels), connectivity=2).astype(np.uint32)
+
+
+def in_members(labels, scale):
+    """The file that the exporter makes: a member of gzip for each of two tiles, and their frame."""
+    found = regionprops(labels.astype(int))
+    names, boxes = np.array([one.label for one in found]), np.array([one.bbox for one in found])
+    polygons = outline.to_source(outline.trace(labels, names, boxes), scale)
+    half = len(names) // 2
+    parts = [
+        qupath.features({**columns(len(names[cut])), "label": names[cut]}, polygons[cut], [])
+        for cut in (slice(half), slice(half, None))
+    ]
+    members = [qupath.HEAD, parts[0], b",\n", parts[1], qupath.TAIL]
+    return b"".join(gzip.compress(member) for member in members)
+
+
+def drawn(geometry, scale, shape):
+    """Pixels of the working resolution whose centre is inside."""
+    parts = geometry["coordinates"]
+    mask = np.zeros(shape, bool)
+    for rings in [parts] if geometry["type"] == "Polygon" else parts:
+        masks = [polygon2mask(shape, np.array(ring)[:, ::-1] / scale - 0.5) for ring in rings]
+        mask |= masks[0] & ~np.any([np.zeros(shape, bool), *masks[1:]], axis=0)
+    return mask
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (2.0, 4.0), (2.0013, 1.9987), (0.5, 0.5)])
+def test_read_and_drawn_again_they_are_the_labels(scale):
+    labels = field(7)
+    read = json.loads(gzip.decompress(in_members(labels, scale)))["features"]
+    names = [uuid.UUID(one["id"]).int & 0xFFFFFFFF for one in read]
+    assert names == list(range(1, labels.max() + 1))
+    overlaps = []
+    for name, one in zip(names, read, strict=True):
+        mask, truth = drawn(one["geometry"], scale, labels.shape), labels == name
+        overlaps.append((mask & truth).sum() / (mask | truth).sum())
+    assert np.mean(overlaps) > 0.995
+    assert min(overlaps) > 0.97
