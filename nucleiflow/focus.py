@@ -39,12 +39,13 @@ def measure(seen: NDArray[np.uint8], window: Box, core: Box) -> dict[str, NDArra
     corner = core.y0 - window.y0, core.x0 - window.x0
     phase = core.y0 % BLOCK_PX, core.x0 % BLOCK_PX
     place = core.scale_down(BLOCK_PX)
-    near, middle, far = STEPS_PX
     sums = np.zeros((*place.shape, 6), np.int64)
-    if min(corner) >= far:
-        at = seen, corner, core.shape, phase, place.shape
-        sums[..., :FAR] = kernels.blocks(*at, (BLOCK_PX, near, middle))
-        sums[..., FAR] = kernels.blocks(*at, (BLOCK_PX, far, far))[..., -1]
+    if min(corner) >= STEPS_PX[-1]:
+        light = seen[..., 0].astype(np.int32)
+        light += seen[..., 1]
+        light += seen[..., 2]
+        sizes = (BLOCK_PX, *STEPS_PX)
+        sums = kernels.blocks(light, corner, core.shape, phase, place.shape, sizes)
     return {"sums": sums, "corner": np.array([place.y0, place.x0])}
 
 

@@ -283,34 +283,50 @@ def convex_areas(
 
 @compiled
 def blocks(
-    seen: NDArray[np.uint8],
+    light: NDArray[np.int32],
     corner: tuple[int, int],
     shape: tuple[int, int],
     phase: tuple[int, int],
     amount: tuple[int, int],
-    sizes: tuple[int, int, int],
+    sizes: tuple[int, int, int, int],
 ) -> NDArray[np.int64]:
-    """Pixels (H, W, 3) of a window -> for each block that the core touches: its pixels, their sum
-    and sum of squares (all channels as one), and sums of squared differences to the pixels `near`
-    and `far` on, both ways. The core of `shape` begins at `corner`, and `phase` px into a block;
-    `sizes` are a block's side, near and far.
+    """Light (H, W) of a window -> for each block that the core touches: its pixels, their sum and
+    sum of squares, and sums of squared differences to the pixels `near`, `middle` and `far` on,
+    both ways. The core of `shape` begins at `corner`, and `phase` px into a block; `sizes` are a
+    block's side, near, middle and far.
     """
-    side, near, far = sizes
-    found = np.zeros((amount[0], amount[1], 5), np.int64)
+    side = sizes[0]
+    found = np.zeros((amount[0], amount[1], 6), np.int64)
     for y in range(shape[0]):
-        for x in range(shape[1]):
-            one = found[(y + phase[0]) // side, (x + phase[1]) // side]
-            value = _light(seen, corner[0] + y, corner[1] + x)
-            one[0] += 1
-            one[1] += value
-            one[2] += value * value
-            for step, place in ((near, 3), (far, 4)):
-                down = _light(seen, corner[0] + y + step, corner[1] + x) - value
-                right = _light(seen, corner[0] + y, corner[1] + x + step) - value
-                one[place] += down * down + right * right
+        for column in range(amount[1]):
+            one = found[(y + phase[0]) // side, column]
+            first = max(0, column * side - phase[1])
+            last = min(shape[1], (column + 1) * side - phase[1])
+            _add_run(light, corner[0] + y, corner[1] + first, corner[1] + last, sizes, one)
     return found
 
 
-@compiled
-def _light(seen: NDArray[np.uint8], y: int, x: int) -> int:
-    return int(seen[y, x, 0]) + int(seen[y, x, 1]) + int(seen[y, x, 2])
+@inner
+def _add_run(
+    light: NDArray[np.int32],
+    y: int,
+    start: int,
+    stop: int,
+    sizes: tuple[int, int, int, int],
+    one: NDArray[np.int64],
+) -> None:
+    total = squares = np.int64(0)
+    for x in range(start, stop):
+        value = np.int64(light[y, x])
+        total += value
+        squares += value * value
+    one[0] += stop - start
+    one[1] += total
+    one[2] += squares
+    for place in (1, 2, 3):
+        step, apart = sizes[place], np.int64(0)
+        for x in range(start, stop):
+            down = np.int64(light[y + step, x] - light[y, x])
+            right = np.int64(light[y, x + step] - light[y, x])
+            apart += down * down + right * right
+        one[2 + place] += apart

@@ -40,6 +40,7 @@ Columns = dict[str, NDArray[Any]]
 LARGE_PX = 1024  # a nucleus with a longer side is outlined in pieces of this size
 STRAY_PX = 256  # a centroid further from its tile is one of all tiles' neighbours
 GZIP_LEVEL = 3
+UNKNOWN_MPP = 0.5  # what is taken for µm per working pixel where nothing tells it
 
 
 def tally(job: Job, _index: int) -> None:
@@ -72,10 +73,13 @@ def _survey(job: Job, sharpness: NDArray[np.float32]) -> quality.Seen:
     )
     nothing = np.zeros(low.shape[:2], bool)
     pixel_um = job.resolution.pixel_um
+    um = (job.resolution.mpp or UNKNOWN_MPP) * 2**level
+    if job.stained and quality.blank(low, um):
+        tissues = nothing
     return quality.Seen(
         tissue=tissues,
-        pen=quality.pen(low) if job.stained else nothing,
-        folds=quality.folds(low) if job.stained else nothing,
+        pen=quality.pen(low, um) if job.stained else nothing,
+        folds=quality.folds(low, um) if job.stained else nothing,
         pixel_um2=pixel_um[0] * pixel_um[1] * 4**level if pixel_um else None,
         blurred=int(focus.blurred(sharpness, job.look.stain).sum()),
         judged=int(np.isfinite(sharpness).sum()),
