@@ -54,6 +54,7 @@ from nucleiflow.options import (
     RetryHoles,
     SchedulerAddress,
     SchedulerFile,
+    Series,
     Slides,
     SomeSlides,
     StainOption,
@@ -104,6 +105,7 @@ def run_command(
     report: ReportPage = None,
     tile_px: TilePx = None,
     halo_px: HaloPx = None,
+    series: Series = None,
     level: Level = None,
     mpp: Mpp = None,
     working_mpp: WorkingMpp = None,
@@ -316,6 +318,7 @@ def info_command(slides: Slides, json: Json = False) -> None:
                     "dtype": slide.dtype.name,
                     "mpp": slide.mpp,
                     "mpp_source": slide.mpp_source,
+                    "images": list(slide.images),
                     "notes": list(slide.notes),
                 }
             )
@@ -335,9 +338,21 @@ def _info_text(one: dict[str, Any]) -> str:
         f"  levels    {len(one['levels'])}: {sizes} px (width x height)",
         f"  channels  {', '.join(one['channels'])}",
         f"  pixel     {mpp} ({one['mpp_source']})",
+        *(f"  image     {image}" for image in one["images"]),
         *(f"  note      {note}" for note in one["notes"]),
     ]
     return "\n".join(lines)
+
+
+@app.command("formats")
+def formats_command(json: Json = False) -> None:
+    """Say which slide formats this installation reads, and what each extra adds."""
+    from nucleiflow import formats
+
+    if json:
+        _print_json({"formats": [one.as_json() for one in formats.FORMATS]})
+    else:
+        typer.echo(formats.table())
 
 
 @app.command("plan")

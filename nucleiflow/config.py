@@ -130,6 +130,7 @@ Line = Annotated[str, AfterValidator(_one_line)]
 Pixels = Annotated[int, Field(gt=0, le=1 << 20)]
 Margin = Annotated[int, Field(ge=0, le=1 << 20)]
 Level = Annotated[int, Field(ge=0, le=100)]
+Series = Annotated[int, Field(ge=0, le=100_000)]
 Mpp = Annotated[float, Field(gt=0.01, lt=100)]
 StainName = Literal["fluorescence", "brightfield", "h&e"]
 Size = Annotated[str, _matches(SIZE, "use a size such as 16 GB")]
@@ -159,6 +160,7 @@ class SlideOptions(Frozen):
     stain: StainName | None = None
     channel: str | None = None
     model: File | None = None
+    series: Series | None = None
     level: Level | None = None
     working_mpp: Mpp | None = None
     tile_px: Pixels | None = None

@@ -40,7 +40,7 @@ Begun = Callable[[Job, Sequence[str]], None]
 
 def prepare(path: str, name: str, out: Place, config: RunConfig, model: Model) -> tuple[Job, Slide]:
     """Look at a slide and lay out its job; the slide is open. Raises SlideError or ConfigError."""
-    slide = source.open_slide(path)
+    slide = source.open_slide(path, series=config.series)
     try:
         return _job(slide, name, out / name, config, model), slide
     except NucleiflowError:
@@ -63,6 +63,7 @@ def _job(slide: Slide, name: str, folder: Place, config: RunConfig, model: Model
         channels=slide.channels,
         dtype=slide.dtype.newbyteorder("=").name,
         rgb=slide.rgb,
+        series=config.series,
     )
 
 
@@ -94,6 +95,7 @@ def fingerprint(job: Job, config: RunConfig) -> dict[str, Any]:
             "working_px": list(job.resolution.working_px),
             "mpp": job.mpp,
             "tile_px": job.grid.tile_px,
+            **({} if job.series is None else {"series": job.series}),
         },
         "settings": model.settings.as_json(),
         "code": {"version": __version__, "layout": LAYOUT},

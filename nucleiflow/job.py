@@ -51,6 +51,7 @@ class Job:
     channels: tuple[str, ...]
     dtype: str
     rgb: bool
+    series: int | None = None
     look: Look | None = None
     holes: frozenset[int] = frozenset()
 

@@ -25,6 +25,7 @@ from nucleiflow.config import (
     Pixels,
     Place,
     RunConfig,
+    Series,
     StainName,
     Tls,
     Wanted,
@@ -50,6 +51,7 @@ class Tiles(Frozen):
 
     tile_px: Pixels | None = None
     halo_px: Margin | None = None
+    series: Series | None = None
     level: Level | None = None
     working_mpp: Mpp | None = None
 

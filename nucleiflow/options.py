@@ -54,6 +54,9 @@ Level = Annotated[
     int | None,
     option(READ, "Level of the slide to read, 0 is finest; else what suits the model."),
 ]
+Series = Annotated[
+    int | None, option(READ, "Image of the file to read, as `info` numbers them; else the slide.")
+]
 Mpp = Annotated[
     float | None, option(READ, "µm per pixel of level 0, where the file lacks it or is wrong.")
 ]

@@ -22,7 +22,7 @@ from nucleiflow.box import Box
 from nucleiflow.errors import SlideError, StoreError
 from nucleiflow.objects import UnreachableError
 from nucleiflow.place import Place, of
-from nucleiflow.slide import Level, Slide, sane_mpp
+from nucleiflow.slide import Level, Slide, mean_mpp
 
 CHUNK_PX = 512
 MAX_METADATA_BYTES = 1 << 24
@@ -124,11 +124,6 @@ def open_readonly(place: Place | str) -> Any:
         return zarr.open_array(_zarr(found), mode="r")
 
 
-def open_foreign(store: Any) -> Any:
-    """A lazy array of somebody's zarr store object (tifffile's)."""
-    return zarr.open_array(store, mode="r")
-
-
 def set_ome(place: Place, attributes: dict[str, Any]) -> None:
     """Create or update the group at a place with OME attributes, which make it visible."""
     set_attribute(place, "ome", attributes)
@@ -187,7 +182,7 @@ def _slide(path: str, root: Place) -> Slide:
         for axis, size in zip(axes[:-2], arrays[0].shape[:-2], strict=True)
         if axis != "c" and size > 1
     ]
-    mpp, source = _mpp(described)
+    mpp, source, odd = _mpp(described)
     names = tuple(name or f"channel {index}" for index, name in enumerate(described.channels))
     return Slide(
         path=path,
@@ -198,7 +193,7 @@ def _slide(path: str, root: Place) -> Slide:
         dtype=dtype,
         mpp=mpp,
         mpp_source=source,
-        notes=tuple(notes),
+        notes=(*notes, *odd),
         close=lambda: None,
     )
 
@@ -245,13 +240,15 @@ def _attributes(place: Place) -> dict[str, Any]:
     return {}
 
 
-def _mpp(described: ngff.Multiscale) -> tuple[float | None, str]:
+def _mpp(described: ngff.Multiscale) -> tuple[float | None, str, list[str]]:
+    """µm per pixel, who says so, and a note where width and height differ."""
     if described.mpp is None:
-        return None, "none in the OME-Zarr metadata: give --mpp"
-    mean = sum(described.mpp) / 2
-    if not sane_mpp(mean):
-        return None, f"{mean:g} µm/px in the OME-Zarr metadata is not believable: give --mpp"
-    return mean, "OME-Zarr scale"
+        return None, "none in the OME-Zarr metadata: give --mpp", []
+    y, x = described.mpp
+    mpp, note = mean_mpp(x, y)
+    if mpp is None:
+        return None, f"{x:g} µm/px in the OME-Zarr metadata is not believable: give --mpp", []
+    return mpp, "OME-Zarr scale", [note] if note else []
 
 
 def _looks_rgb(names: Sequence[str]) -> bool:

@@ -43,18 +43,18 @@ READERS = 16  # threads that fetch records ahead: on an object store each takes 
 EXACT_PX = 2  # around a core, where labels are needed for perimeters
 
 _gate = threading.Lock()
-_open: dict[tuple[str, int | str], Slide] = {}
+_open: dict[tuple[str, int | None, int | str], Slide] = {}
 MOST_OPEN = 4
 
 
-def _slide(path: str) -> Slide:
+def _slide(path: str, series: int | None) -> Slide:
     """A slide that this process reads from; of more than a few, the oldest is closed."""
-    key = path, source.stamp(path)
+    key = path, series, source.stamp(path)
     with _gate:
         if key not in _open:
             while len(_open) >= MOST_OPEN:
                 _open.pop(next(iter(_open))).close()
-            _open[key] = source.open_slide(path)
+            _open[key] = source.open_slide(path, series=series)
         return _open[key]
 
 
@@ -76,7 +76,7 @@ def _mask(path: Place, _stamp: int | str) -> NDArray[np.bool_]:
 def copy_image(job: Job, index: int) -> None:
     """Stage `image`: one tile of the slide, resampled if need be, into level 0 of the OME-Zarr."""
     core, chosen = job.grid.core(index), job.resolution
-    level = _slide(job.slide).levels[chosen.level]
+    level = _slide(job.slide, job.series).levels[chosen.level]
     pixels = resampled(core, Resampling(level.shape, chosen.working_px), level.read)
     native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     store.write(job.store / "0", core, np.moveaxis(native, -1, 0))

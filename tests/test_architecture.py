@@ -22,8 +22,8 @@ LAYERS = (
     "objects records forgetful",
     "dicom formats companions tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
-    "source identity cluster checkup doctor tasks look flow batch forecast show showcase train classic "
-    "layouts dataset evaluate describe weakspots lock status jobfile holes rerun report verify "
+    "source identity cluster checkup doctor tasks look flow batch forecast show showcase train "
+    "classic layouts dataset evaluate describe weakspots lock status jobfile holes rerun report verify "
     "overview survey runfile recompute integrity spatial viewer api results export finished linked",
     "cli options __main__",
 )
@@ -44,6 +44,7 @@ DOORS = {
     "numba": {"kernels"},
     "shapely": {"outline", "qupath", "tables"},
     "napari": {"viewer"},
+    "openslide": {"openslide"},
     "pyarrow": {"tables", "spatial"},
     "rich": {"progress"},
     "typer": {"cli", "options"},
@@ -52,14 +53,14 @@ DOORS = {
 # imported inside functions only
 LATE = {
     *("tensorflow", "keras", "dask", "distributed", "dask_jobqueue", "pynvml", "obstore"),
-    *("numba", "pyarrow", "shapely", "pandas", "napari"),
+    *("numba", "pyarrow", "shapely", "pandas", "napari", "openslide"),
 }
 COMPILED = {"kernels", "tracing"}  # of numba: they are themselves imported inside functions only
 SCIENCE = {"scipy", "skimage", "numba"}  # for layer 1, where arrays go in and out, and the data set
 MODULES = sorted(PACKAGE.glob("*.py"))
 TREES = {path.stem: ast.parse(path.read_text()) for path in MODULES}
 COMMANDS = (
-    *("run", "submit", "status", "rerun", "verify", "info", "plan", "doctor", "overlay"),
+    *("run", "submit", "status", "rerun", "verify", "formats", "info", "plan", "doctor", "overlay"),
     *("export", "view"),
     *("train", "evaluate", "fetch", "model", "demo"),
 )

@@ -51,6 +51,7 @@ def test_info_of_a_generated_slide(slide):
         "dtype": "uint16",
         "mpp": 0.25,
         "mpp_source": "OME PhysicalSizeX",
+        "images": [],
         "notes": [],
     }
 

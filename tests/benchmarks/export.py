@@ -1,6 +1,6 @@
-"""A million synthetic nuclei through tally, measure, neighbours, export and report: time and memory.
+"""A million synthetic nuclei: label, measure, neighbours, export, report. Time and peak memory.
 
-Labels and pixels are made up, tile by tile, so that no network is needed: discs on a grid.
+Maps and pixels are made up, tile by tile, so that no network is needed: discs on a grid.
 """
 
 import argparse
@@ -10,14 +10,23 @@ import sys
 import time
 from pathlib import Path
 
-SIDE_PX, STEP_PX, TILE_PX = 2048, 20, 2048
+import numpy as np
+from scipy import ndimage
+
+from nucleiflow import config, export, flow, model, records, report, results, seeds, store, tasks
+from nucleiflow.job import Job, Look
+from nucleiflow.normalise import Normalisation
+from nucleiflow.plan import Grid
+from nucleiflow.resolution import Resolution
+
+STEP_PX, TILE_PX = 20, 2048
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="scratch")
     parser.add_argument("--nuclei", type=int, nargs="*", default=[100_000, 300_000, 1_000_000])
-    parser.add_argument("--one", type=int)
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
         run(chosen.folder, chosen.one)
@@ -25,88 +34,79 @@ def main():
     print(
         "    nuclei      MP  label  measure  neighb.  export  report   us each  peak MB   files MB"
     )
-    for count in chosen.nuclei:
+    for count in chosen.nuclei:  # each in a process of its own, so that the peak is its own
         command = [sys.executable, __file__, str(chosen.folder), "--one", str(count)]
         subprocess.run(command, check=True)
 
 
 def run(folder, count):
-    """One slide of about so many nuclei, in a process of its own, so that the peak is its own."""
-    import numpy as np
-
-    from nucleiflow import config, export, flow, look, model, place, records, report, results, store
-    from nucleiflow import tasks
-    from nucleiflow.job import Job, Look
-    from nucleiflow.normalise import Normalisation
-    from nucleiflow.plan import Grid
-    from nucleiflow.resolution import Resolution
-
-    side = int(np.ceil(np.sqrt(count))) * STEP_PX
-    known = model.load()
-    chosen = Resolution(0, (side, side), (side, side), 1.0, 0.25, (side, side), 0.25, "as it is")
-    job = Job(
-        slide="synthetic", resolution=chosen, name="synthetic", folder=folder / str(count),
-        grid=Grid(side, side, TILE_PX, known.reach), model=known, channels=("DAPI",),
-        dtype="uint16", rgb=False,
-        look=Look(Normalisation((0,), 0.0, 4000.0, False), "fluorescence", "made up", None),
-    )  # fmt: skip
-    flow.clear(job)
-    flow._create(job)
-    y, x = np.mgrid[:TILE_PX, :TILE_PX]
-    for index in range(len(job.grid)):
-        core = job.grid.core(index)
-        rows, columns = np.ogrid[core.y0 : core.y1, core.x0 : core.x1]
-        r2 = (rows % STEP_PX - 9.5) ** 2 + (columns % STEP_PX - 9.5) ** 2
-        wobble = 60 + (rows // STEP_PX * 7 + columns // STEP_PX * 13) % 20
-        inside, middle = r2 < wobble, r2 < 12
-        image = np.where(inside, 2000 + 40 * (rows % 31) + 20 * (columns % 17), 100)
-        store.write(job.store / "0", core, image[None].astype(np.uint16))
-        store.write(job.foreground, core, np.where(inside, 220, 0).astype(np.uint8))
-        from scipy import ndimage
-
-        from nucleiflow import seeds
-
-        numbered = ndimage.label(middle, np.ones((3, 3)))[0].astype(np.uint32)
-        store.write(job.seeds, core, numbered)
-        facts = seeds.record(numbered, core, side)
-        records.put_arrays(job.record("segment", index), facts.arrays())
-    for level in range(1, len(job.levels)):
-        for index in range(len(job.level_grid(level))):
-            tasks.shrink_image(job, level, index)
-        if len(job.level_grid(level)) == 1:
-            break
-    tasks.merge(job, 0)
-    seconds = {}
-    every = range(len(job.grid))
+    """One slide of about so many nuclei."""
+    job = made(folder / str(count), int(np.ceil(np.sqrt(count))) * STEP_PX)
+    seconds, every = {}, range(len(job.grid))
 
     def timed(name, work):
         began = time.monotonic()
         work()
         seconds[name] = time.monotonic() - began
 
+    tasks.merge(job, 0)
     timed("label", lambda: [tasks.label(job, index) for index in every])
-    for level in range(1, len(job.levels)):
-        for index in range(len(job.level_grid(level))):
-            tasks.shrink_labels(job, level, index)
-        if len(job.level_grid(level)) == 1:
-            break
+    shrunk(job, tasks.shrink_labels)
     results.tally(job, 0)
     timed("measure", lambda: [results.measured(job, {}, index) for index in every])
-    near = frozenset()
-    timed("neighbours", lambda: [results.met(job, near, index, geojson=True) for index in every])
+    meet = results.met
+    timed("neighbours", lambda: [meet(job, frozenset(), index, geojson=True) for index in every])
     timed("export", lambda: export.export(job, config.Exports(csv=True), 0))
-    word = flow._word(job, config.RunConfig(), {"model": known.sha256}, len(every), {"all": 1.0})
+    word = flow._word(job, config.RunConfig(), {"model": job.model.sha256}, len(every), {"all": 1})
     timed("report", lambda: report.write(job, word))
-    nuclei = word["nuclei"]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     files = " ".join(f"{name} {size / 1e6:.0f}" for name, size in export.sizes(job.folder).items())
-    each = sum(seconds.values()) / nuclei * 1e6
     print(
-        f"{nuclei:>10,} {side * side / 1e6:>7,.0f} {seconds['label']:>6.1f} "
-        f"{seconds['measure']:>8.1f} {seconds['neighbours']:>8.1f} {seconds['export']:>7.1f} "
-        f"{seconds['report']:>7.1f} {each:>9.1f} {peak:>8,.0f}   {files}",
+        f"{word['nuclei']:>10,} {word['height'] * word['width'] / 1e6:>7,.0f} "
+        f"{seconds['label']:>6.1f} {seconds['measure']:>8.1f} {seconds['neighbours']:>8.1f} "
+        f"{seconds['export']:>7.1f} {seconds['report']:>7.1f} "
+        f"{sum(seconds.values()) / word['nuclei'] * 1e6:>9.1f} {peak:>8,.0f}   {files}",
         flush=True,
     )
+
+
+def made(folder, side):
+    """A slide of `side` px squared as it is after the network: a disc every 20 px."""
+    known = model.load()
+    chosen = Resolution(0, (side, side), (side, side), 1.0, 0.25, (side, side), 0.25, "as it is")
+    job = Job(
+        slide="synthetic", resolution=chosen, name="synthetic", folder=folder,
+        grid=Grid(side, side, TILE_PX, known.reach), model=known, channels=("DAPI",),
+        dtype="uint16", rgb=False,
+        look=Look(Normalisation((0,), 0.0, 4000.0, False), "fluorescence", "made up", None),
+    )  # fmt: skip
+    flow.clear(job)
+    flow._create(job)
+    for index in range(len(job.grid)):
+        core = job.grid.core(index)
+        y, x = np.ogrid[core.y0 : core.y1, core.x0 : core.x1]
+        apart = (y % STEP_PX - 9.5) ** 2 + (x % STEP_PX - 9.5) ** 2
+        inside = apart < 60 + (y // STEP_PX * 7 + x // STEP_PX * 13) % 20
+        image = np.where(inside, 2000 + 40 * (y % 31) + 20 * (x % 17), 100)
+        store.write(job.store / "0", core, image[None].astype(np.uint16))
+        store.write(job.foreground, core, np.where(inside, 220, 0).astype(np.uint8))
+        numbered = ndimage.label(apart < 12, np.ones((3, 3)))[0].astype(np.uint32)
+        store.write(job.seeds, core, numbered)
+        records.put_arrays(
+            job.record("segment", index), seeds.record(numbered, core, side).arrays()
+        )
+    shrunk(job, tasks.shrink_image)
+    return job
+
+
+def shrunk(job, shrink):
+    """All levels below the finest."""
+    for level in range(1, len(job.levels)):
+        tiles = range(len(job.level_grid(level)))
+        for index in tiles:
+            shrink(job, level, index)
+        if len(tiles) == 1:
+            return
 
 
 if __name__ == "__main__":
