@@ -23,8 +23,9 @@ LAYERS = (
     "dicom formats companions tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
     "source identity cluster checkup doctor tasks look flow batch forecast show showcase train "
-    "classic layouts dataset evaluate describe weakspots lock status jobfile holes rerun report verify "
-    "overview survey runfile recompute integrity spatial viewer api results export finished linked",
+    "classic layouts dataset evaluate describe weakspots lock status jobfile holes rerun report "
+    "verify overview survey runfile recompute integrity spatial viewer api results export finished "
+    "linked",
     "cli options __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
