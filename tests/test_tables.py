@@ -46,6 +46,7 @@ def written(*cuts):
 def test_geopandas_reads_it(tmp_path):
     path = tmp_path / "a.parquet"
     path.write_bytes(written(1, 41, 100))
+    assert pyarrow.parquet.read_table(path)["far"].null_count == 33  # not NaN
     frame = geopandas.read_parquet(path)
     assert frame["label"].tolist() == list(range(1, 100))
     assert frame["far"].isna().sum() == 33
