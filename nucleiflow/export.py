@@ -15,7 +15,7 @@ from nucleiflow.job import Job
 from nucleiflow.place import Place
 
 TABLE, CSV, GEOJSON, REPORT = "nuclei.parquet", "nuclei.csv", "nuclei.geojson.gz", "report.html"
-FILES = (TABLE, CSV, GEOJSON, REPORT)
+FILES = (TABLE, CSV, GEOJSON, REPORT, "thumbnail.jpg")
 FLAGS = ("touches_edge", "touches_hole", "out_of_focus")
 OUTLINE = (tables.GEOMETRY, "wkb")
 UNITS = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from nucleiflow import batchpage, records, tables, web
+from nucleiflow import batchpage, records, report, tables, web
 from nucleiflow.place import Place
 
+MOST_PICTURES, READERS = 2000, 16
 KEYS = (
     *("name", "slide", "status", "reason", "folder", "nuclei", "height", "width", "mpp", "stain"),
     *("tiles", "tiles_with_tissue", "labels_digest", "wall_seconds"),
@@ -25,10 +27,25 @@ def write(out: Place, content: Mapping[str, Any]) -> None:
     """Write both beside batch.json, whose `content` it is. Raises StoreError."""
     rows = content["slides"]
     style, script = web.text("report.css"), web.text("batch.js")
-    text = batchpage.page(str(out.name) or "batch", rows, content, style=style, script=script)
+    text = batchpage.page(
+        str(out.name) or "batch",
+        rows,
+        content,
+        style=style,
+        script=script,
+        thumbnails=_thumbnails(out, [row["name"] for row in rows if row["status"] == "done"]),
+    )
     records.put(out / "batch.html", text.encode())
     with records.writer(out / "batch.parquet") as file:
         tables.write_rows(file, [_flat(row) for row in rows])
+
+
+def _thumbnails(out: Place, names: Sequence[str]) -> dict[str, bytes]:
+    """Small pictures (JPEG) of slides, by name, as their reports left them."""
+    some = names[:MOST_PICTURES]
+    with ThreadPoolExecutor(READERS) as threads:
+        found = threads.map(lambda name: records.get(out / name / report.THUMBNAIL), some)
+        return {name: one for name, one in zip(some, found, strict=True) if one}
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_a_store_that_dies_in_the_middle(server, local, small_slide):
     wait_for_segments(out / "small", process)
     server.stop()
     try:
-        _, err = process.communicate(timeout=PATIENCE_SECONDS)
+        _, err = process.communicate(timeout=2 * PATIENCE_SECONDS)  # each request is tried for long
     finally:
         server.start()
     assert process.returncode in (1, 2), err
