@@ -124,7 +124,8 @@ class Watched(pool.Serial):
         self._listener(stream.Ended(ticket, dataclasses.replace(reply, outcomes=outcomes)))
 
     def did(self, task, tile):
-        self.tiles.add((task.func.__name__, task.args[1:], tile))
+        told = tuple(one for one in task.args[1:] if isinstance(one, int | str))
+        self.tiles.add((task.func.__name__, told, tile))
 
 
 @contextlib.contextmanager
