@@ -265,11 +265,12 @@ def _test(
 def _text(tests: dict[str, Test], nuclei: int) -> str:
     """The verdict in plain words."""
     cut = tests["cut"]
-    if cut["expected"] is None:
-        return (
-            "there is nothing to compare seams with: tiles are too small, or no nucleus lies inside"
-        )
     bad = [WORDS[name] for name, one in tests.items() if one["suspicious"]]
+    if cut["expected"] is None or cut["at_seams"] is None:
+        if bad:
+            return f"nuclei on seams do not look like the others: {', '.join(bad)}"
+        where = "seam" if cut["at_seams"] is None else "line inside a tile"
+        return f"there is nothing to compare: no nucleus lies on a {where}"
     facts = (
         f"{cut['at_seams']:.1%} of {nuclei:,} end there, {cut['expected']:.1%} at lines inside, "
         f"z = {cut['z']:.1f}"

@@ -225,3 +225,15 @@ def test_the_verdict_is_plain_data():
     for damage in (nothing, hard_cut):
         found = verdict(damage(field(6), 1))
         assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize(("squares", "suspicious"), [(90, False), (3, True)])
+def test_seams_without_any_nucleus_have_a_verdict(squares, suspicious):
+    found = audit.NOTHING.copy()
+    size = len(audit.KIND)
+    found[size : size + 3] = 10, 1, 9  # nuclei at lines inside only
+    found[2 * size :] = 0, 9, squares
+    verdict = audit.verdict(found)
+    assert verdict["tests"]["cut"]["at_seams"] is None
+    assert verdict["suspicious"] == suspicious
+    assert ("do not look" if suspicious else "nothing to compare") in verdict["text"]
