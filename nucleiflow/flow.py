@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from nucleiflow import (
@@ -19,6 +20,7 @@ from nucleiflow import (
     records,
     report,
     results,
+    runfile,
     source,
     stain,
     store,
@@ -102,27 +104,6 @@ def fingerprint(job: Job, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """What differs between two fingerprints, in words.
-
-    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
-    ['a.b was 1, is 2']
-    """
-    if isinstance(one, dict) and isinstance(other, dict):
-        keys = [*one, *(key for key in other if key not in one)]
-        return [
-            line
-            for key in keys
-            for line in differences(one.get(key), other.get(key), f"{where}.{key}".lstrip("."))
-        ]
-    return [] if one == other else [f"{where} was {_short(one)}, is {_short(other)}"]
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 16 else text[:12] + "…"
-
-
 def finished(job: Job, mark: dict[str, Any]) -> dict[str, Any] | None:
     """The final word of an earlier run of the same job, if there is one.
 
@@ -132,7 +113,7 @@ def finished(job: Job, mark: dict[str, Any]) -> dict[str, Any] | None:
     earlier = word or records.get_json(job.work / "fingerprint.json")
     if earlier is None:
         return None
-    differs = differences(earlier.get("fingerprint"), mark)
+    differs = provenance.differences(earlier.get("fingerprint"), mark)
     if differs:
         raise StoreError(
             f"{job.folder} was made otherwise: choose another --out, or begin anew with --restart "
@@ -209,13 +190,19 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
 def _exported(
     job: Job, wanted: Exports, word: dict[str, Any]
 ) -> Generator[Stage, None, dict[str, Any]]:
-    """The final word of a finished slide, once what it lacks is made from its table."""
-    missing = [name for name in export.made_late(wanted) if not records.exists(job.folder / name)]
-    if not missing:
+    """The final word of a finished slide, once the files that it lacks are made."""
+    there = export.sizes(job.folder)
+    missing = [name for name in export.made_late(wanted) if name not in there]
+    if missing:
+        yield Stage("export", partial(export.late, job.folder, missing), [0], 1, 0.0)
+    if wanted.report and export.REPORT not in there:
+        again = runfile.job(word, job.folder, Path(job.model.path))
+        yield Stage("report", partial(report.write, again, word), [0], 1, 0.0)
+        store.remove(job.work)
+    now = export.sizes(job.folder)
+    if now == there:
         return word
-    task = partial(export.late, job.folder, missing)
-    yield Stage("export", task, [0], 1, 0.0)
-    word = {**word, "exports": export.sizes(job.folder)}
+    word = {**word, "exports": now}
     records.put_json(job.run_json, word)
     return word
 

@@ -1,4 +1,4 @@
-"""Machine and packages -> what a run must say of them to be run again. Pure."""
+"""Machine and packages -> what a run must say to be run again, and what differs since. Pure."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import contextlib
 import os
 import platform
 import socket
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 from nucleiflow import __version__
 
 PACKAGES = (
-    "numpy", "scipy", "scikit-image", "zarr", "tifffile", "imagecodecs", "dask", "distributed",
-    "tensorflow", "keras",
+    "numpy", "scipy", "scikit-image", "numba", "shapely", "pyarrow", "zarr", "tifffile",
+    "imagecodecs", "dask", "distributed", "tensorflow", "keras",
 )  # fmt: skip
 
 
@@ -38,3 +39,34 @@ def here() -> dict[str, Any]:
             "cores": os.cpu_count(),
         },
     }
+
+
+def changes(told: Mapping[str, Any]) -> list[str]:
+    """Packages and machine that are not those that a run tells of: last bits may differ by them."""
+    now = here()
+    return [
+        line
+        for key in ("versions", "machine")
+        for line in differences(told.get(key, {}), now[key], key)
+    ]
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """What differs between two nested dictionaries, in words.
+
+    >>> differences({"a": {"b": 1}}, {"a": {"b": 2}})
+    ['a.b was 1, is 2']
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [*one, *(key for key in other if key not in one)]
+        return [
+            line
+            for key in keys
+            for line in differences(one.get(key), other.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    return [] if one == other else [f"{where} was {_short(one)}, is {_short(other)}"]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 16 else text[:12] + "…"

@@ -179,8 +179,7 @@ def _maps(job: Job, pictures: Pictures, maps: Arrays, nuclei: Nuclei) -> list[re
         found.append(_heat("density", "Density", scale, drawn))
     sharpness = maps.get("focus")
     if sharpness is not None and np.isfinite(sharpness).any() and job.look:
-        limit = focus.BLURRED["fluorescence" if job.look.stain == "fluorescence" else "stained"]
-        blur = 1 - np.nan_to_num(sharpness / (2 * limit), nan=1.0)  # from 0.5 on: out of focus
+        blur = focus.blur(sharpness, job.look.stain)
         scale = charts.heat_scale("sharp", "out of focus from orange on")
         drawn = sketch.heat(blur, focus.BLOCK_PX, job.grid.shape, size)
         found.append(_heat("focus", "Blur", scale, drawn))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nucleiflow import batch, flow, model, provenance, records, source, store
+from nucleiflow import batch, model, provenance, records, source, store
 from nucleiflow.box import grid
 from nucleiflow.config import Cluster, RunConfig, Wanted
 from nucleiflow.errors import ConfigError, RunError, SlideError
@@ -75,7 +75,7 @@ def rerun(run_json: Place, out: Place, *, cluster: Cluster, progress: Progress) 
         equal=digests[0] == digests[1] and not pixels,
         pixels=pixels,
         digests=digests,
-        changes=tuple(_changes(told)),
+        changes=tuple(provenance.changes(told)),
         labels=str(now),
     )
 
@@ -93,7 +93,7 @@ def _check_input(word: dict[str, Any], run_json: Place) -> None:
     """The slide and the model must be those of the first run."""
     told, mark = word["provenance"], word["fingerprint"]
     with source.open_slide(told["slide"]):
-        differs = flow.differences(mark["input"], source.fingerprint(told["slide"]), "input")
+        differs = provenance.differences(mark["input"], source.fingerprint(told["slide"]), "input")
     if differs:
         raise SlideError(
             f"{told['slide']} is not the slide of {run_json} any more ({'; '.join(differs)}): "
@@ -105,16 +105,6 @@ def _check_input(word: dict[str, Any], run_json: Place) -> None:
             f"model {told['model']} has digest {sha256[:12]}, the run had {mark['model'][:12]}: "
             "bring it back"
         )
-
-
-def _changes(told: dict[str, Any]) -> list[str]:
-    """Packages and machine that are not those of the first run: last bits may differ by them."""
-    now = provenance.here()
-    return [
-        line
-        for key in ("versions", "machine")
-        for line in flow.differences(told.get(key, {}), now[key], key)
-    ]
 
 
 def _pixels_that_differ(before: Place, now: Place) -> int:

@@ -48,7 +48,8 @@ def run(
     pictures = folder / "overlay.png"
     box = PICTURE if size_px >= PICTURE.y1 else Box(0, 0, size_px, size_px)
     show.save(pictures, show.draw(Path(word["folder"]), word, region=box, whole=False))
-    say(f"\nlook at   {pictures}")
+    say(f"\nlook at   {word['folder']}/report.html")
+    say(f"picture   {pictures}")
     say(f"labels    {labels}   (OME-Zarr: napari --plugin napari-ome-zarr {labels.parent.parent})")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ SHOWN = {  # columns -> titles; of two that say the same, the first that is ther
     "solidity": "Solidity",
     "probability_mean": "Confidence",
     "nearest_neighbor_distance_um|nearest_neighbor_distance": "Distance to the next",
-    "hematoxylin_od_mean": "Haematoxylin, optical density",
-    "eosin_od_mean": "Eosin, optical density",
+    "hematoxylin_od_mean": "Haematoxylin",
+    "eosin_od_mean": "Eosin",
 }
 NEEDED = ("centroid-0", "centroid-1", "bbox-0", "bbox-1", "bbox-2", "bbox-3", "probability_mean")
 
@@ -43,7 +43,7 @@ class Nuclei:
         self.density = np.zeros(Box(0, 0, *job.grid.shape).scale_down(self.cell_px).shape)
         self.histograms: list[Histogram] = []
         with records.reader(job.table) as file:
-            titles = _columns(job, tables.names(file))
+            titles = _columns(job, tables.metadata(file)["units"])
             drawn = _drawn(tables.batches(file, list(titles)), tables.count(file))
             counts = {name: np.zeros(bins.amount, np.int64) for name, (bins, _) in drawn.items()}
             for batch in tables.batches(file, [*{*NEEDED, *titles}]):
@@ -79,25 +79,18 @@ def _surveyed(job: Job, maps: Arrays) -> fields.Survey:
     return survey
 
 
-def _columns(job: Job, there: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Columns that are drawn -> title and unit."""
+def _columns(job: Job, units: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Units of a table's columns -> those that are drawn, with title and unit."""
     found = {}
     for names, title in SHOWN.items():
-        name = next((one for one in names.split("|") if one in there), None)
+        name = next((one for one in names.split("|") if one in units), None)
         if name:
-            found[name] = title, _unit(name)
+            found[name] = title, units[name].removeprefix("1")
     channels = job.look.norm.channels if job.look else (0,)
     for k in channels if not job.stained else ():
         found[f"intensity_mean-{k}"] = f"{job.channels[k]}, mean", ""
         found[f"intensity_std-{k}"] = f"{job.channels[k]}, standard deviation", ""
     return found
-
-
-def _unit(name: str) -> str:
-    if name.endswith(("_um2", "_um")):
-        return "µm²" if name.endswith("2") else "µm"
-    lengths = dict.fromkeys(("nearest_neighbor_distance", "equivalent_diameter_area"), "px")
-    return {"area": "px²", **lengths}.get(name, "")
 
 
 def _drawn(

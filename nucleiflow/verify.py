@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from nucleiflow import (
-    flow,
     integrity,
     look,
     provenance,
@@ -129,7 +128,7 @@ def _slide(folder: Place, windows: int, seed: int, model: Path | None, say: Say)
             found.unreadable = "it is not finished: give the command of the run again"
             return found
         found.nuclei = word["nuclei"]
-        found.changes = _changes(word["provenance"])
+        found.changes = provenance.changes(word["provenance"])
         job = runfile.job(word, folder, model)
         found.differences.extend(integrity.check(job, word, say))
         with tempfile.TemporaryDirectory() as scratch:
@@ -155,7 +154,9 @@ def _looked(job: recompute.Second, word: dict[str, Any], found: Slide) -> recomp
     ).look
     if seen is None or job.look is None:
         raise RunError(f"{job.name}: the look was not decided")
-    differs = flow.differences(job.look.as_json(), replace(seen, block_px=None).as_json(), "look")
+    differs = provenance.differences(
+        job.look.as_json(), replace(seen, block_px=None).as_json(), "look"
+    )
     if differs:
         found.differences.append(Difference(f"the image is another one: {'; '.join(differs)}"))
     return replace(job, look=replace(job.look, block_px=seen.block_px))
@@ -172,13 +173,3 @@ def _recompute(job: recompute.Second, labels: Place, found: Slide, say: Say) -> 
         found.windows += 1
         found.compared += nuclei
         found.differences.extend(Difference(text, place) for place, text in wrong)
-
-
-def _changes(told: dict[str, Any]) -> list[str]:
-    """Packages and machine that are not those of the run: last bits may differ by them."""
-    now = provenance.here()
-    return [
-        line
-        for key in ("versions", "machine")
-        for line in flow.differences(told.get(key, {}), now[key], key)
-    ]

@@ -28,6 +28,7 @@ import zarr
 from numpy.typing import NDArray
 from PIL import Image
 from slidefiles import Made
+from slidepixels import in_pieces, whole
 
 from nucleiflow import dicom, formats, kept, ngff, openslide, plan, source, tiffread
 from nucleiflow.box import Box, grid
@@ -119,17 +120,6 @@ def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def written(case: Case, folder: Path) -> File:
     return File(case, case.make(folder / case.name))
-
-
-def whole(slide: Slide, level: int = 0) -> NDArray[Any]:
-    return slide.levels[level].read(Box(0, 0, *slide.levels[level].shape))
-
-
-def in_pieces(slide: Slide, level: int, step: int) -> NDArray[Any]:
-    out = np.zeros((*slide.levels[level].shape, len(slide.channels)), slide.dtype)
-    for box in grid(*slide.levels[level].shape, step):
-        out[box.slices()] = slide.levels[level].read(box)
-    return out
 
 
 def refusal(do: Callable[..., Any], *arguments: Any, **options: Any) -> str:

@@ -10,9 +10,11 @@ import pandas
 import pytest
 import shapely
 import tifffile
+from scipy.ndimage import zoom
 from skimage.measure import regionprops_table
 
-from nucleiflow import box, results
+from nucleiflow import box, results, tasks
+from nucleiflow.errors import HOLES
 
 PROPERTIES = (
     *("label", "centroid", "bbox", "area", "perimeter", "axis_major_length", "axis_minor_length"),
@@ -103,12 +105,60 @@ def test_a_centroid_far_from_its_tile_is_still_a_neighbour(finished, slide, tmp_
     assert same == (finished.folder / "nuclei.parquet").read_bytes()
 
 
+def test_nuclei_that_span_more_than_neighbouring_tiles_are_whole(field, tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "large.tif", zoom(field[:110, :130], 2.5, order=1))
+    seen = []
+    find = results.far_guests
+    monkeypatch.setattr(results, "far_guests", lambda job: seen.append(find(job)) or seen[-1])
+    tables = []
+    for tile_px in (32, 512):
+        command.segment(tmp_path / "large.tif", tmp_path / str(tile_px), "--tile-px", tile_px)
+        tables.append((tmp_path / str(tile_px) / "large" / "nuclei.parquet").read_bytes())
+    assert tables[0] == tables[1]
+    assert seen[0], "no nucleus reaches beyond the tiles beside its own: the law says nothing"
+
+
+def test_nuclei_beside_a_hole_and_at_the_edge_are_flagged(small_slide, tmp_path, monkeypatch):
+    segment = tasks.segment
+
+    def broken(job, index):
+        if index == 5:
+            raise OSError(5, "Input/output error", "the disk")
+        segment(job, index)
+
+    monkeypatch.setattr(tasks, "segment", broken)
+    options = ("--out", tmp_path, "--workers", 0, "--tile-px", 96, "--retries", 0, "--quiet")
+    assert command.nucleiflow("run", small_slide, *options).code == HOLES
+    folder = tmp_path / "small"
+    labels, (hole,) = command.labels(folder), command.word(folder)["holes"]
+    reach = box.Box(*(hole[side] for side in ("y0", "x0", "y1", "x1"))).grow(1)
+    beside = set(np.unique(labels[reach.clip(*labels.shape).slices()])) - {0}
+    frame = np.ones(labels.shape, bool)
+    frame[1:-1, 1:-1] = False
+    at_edge = set(np.unique(labels[frame])) - {0}
+    table = pandas.read_parquet(folder / "nuclei.parquet").set_index("label")
+    assert beside
+    assert set(table.index[table["touches_hole"]]) == beside
+    assert set(table.index[table["touches_edge"]]) == at_edge
+    assert set(table.index) == set(np.unique(labels)) - {0}
+
+
+def test_a_report_can_be_made_later(finished, slide, tmp_path):
+    command.segment(slide, tmp_path, "--tile-px", 256, "--no-report")
+    assert not (tmp_path / "field" / "report.html").exists()
+    _, word = command.segment(slide, tmp_path, "--tile-px", 256)
+    text = (tmp_path / "field" / "report.html").read_text(encoding="utf-8")
+    assert f"{finished.word['nuclei']:,}" in text
+    assert "report.html" in word["exports"]
+    assert not (tmp_path / "field" / "work").exists()
+
+
 def test_csv_and_geojson_can_be_made_later(finished, slide, tmp_path):
     command.segment(slide, tmp_path, "--tile-px", 256, "--no-geojson", "--no-report")
     folder = tmp_path / "field"
     assert not (folder / "nuclei.geojson.gz").exists()
     assert not (folder / "report.html").exists()
-    _, word = command.segment(slide, tmp_path, "--tile-px", 256, "--csv")
+    _, word = command.segment(slide, tmp_path, "--tile-px", 256, "--csv", "--no-report")
     frame = pandas.read_csv(folder / "nuclei.csv")
     assert list(frame["label"]) == list(range(1, word["nuclei"] + 1))
     assert sorted(map(json.dumps, features(folder))) == sorted(

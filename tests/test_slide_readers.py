@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from slidepixels import in_pieces, whole
 
 from nucleiflow import picture, tiff
 from nucleiflow.box import Box, grid
@@ -47,17 +48,6 @@ TILED: dict[str, Any] = {"tile": (64, 64), "compression": "zlib", "metadata": No
 
 def open_tiff(path: Path) -> Slide:
     return tiff.open_slide(str(path))
-
-
-def whole(slide: Slide, level: int = 0) -> NDArray[Any]:
-    return slide.levels[level].read(Box(0, 0, *slide.levels[level].shape))
-
-
-def in_pieces(slide: Slide, level: int, step: int) -> NDArray[Any]:
-    out = np.zeros((*slide.levels[level].shape, len(slide.channels)), slide.dtype)
-    for box in grid(*slide.levels[level].shape, step):
-        out[box.slices()] = slide.levels[level].read(box)
-    return out
 
 
 def refusal(open_slide: Callable[[], Slide]) -> str:
