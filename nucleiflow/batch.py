@@ -7,7 +7,6 @@ import functools
 import os
 import resource
 import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,9 +79,8 @@ def run(
     """
     models = [_model(config) for config in {one.config.model for one in wanted}]
     _check_writable(out)
-    with _stopped_by_signals() as asked, lock.hold(out, say=progress.say) as held:
+    with _stop_on_sigterm(), lock.hold(out, say=progress.say) as held:
         driver = _Driver(wanted, out, models[0], progress, held, dict(job or {}))
-        driver.asked_to_stop = asked
         try:
             with _runner(cluster, models, driver) as workers:
                 driver.run(workers, failure or Failure())
@@ -116,7 +114,6 @@ class _Driver:
         self._stream: Stream | None = None
         self._began = self._published = time.monotonic()
         self._changed = True
-        self.asked_to_stop = threading.Event()
         self.outcome = Outcome()
 
     def run(self, workers: Pool, failure: Failure) -> None:
@@ -175,8 +172,6 @@ class _Driver:
         self._progress.say(_finished(one, word, state, str(self._out)))
 
     def tick(self, now: Snapshot) -> None:
-        if self.asked_to_stop.is_set():
-            raise KeyboardInterrupt
         self._held.check()
         self._snapshot = now
         self._progress.show(now)
@@ -270,27 +265,21 @@ def _prepare_worker(models: Sequence[tuple[str, str]], device: str, threads: int
 
 
 @contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[threading.Event]:
-    """SIGTERM ends a run as Ctrl-C does: tiles in flight are dropped, the rest is kept.
-
-    The event is set too: where a callback swallows the exception, the next tick raises it again.
-    """
-    asked = threading.Event()
+def _stop_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: tiles in flight are dropped, the rest is kept."""
 
     def stop(*_: Any) -> None:
-        asked.set()
         raise KeyboardInterrupt
 
-    before: dict[signal.Signals, Any] = {}
     try:
-        with contextlib.suppress(ValueError):  # not the main thread: the caller handles signals
-            for number in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    before[number] = signal.signal(number, stop)
-        yield asked
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: the caller handles signals
+        yield
+        return
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_writable(out: Place) -> None:

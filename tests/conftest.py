@@ -1,5 +1,6 @@
 """Slides and one finished run that many tests look at; none of them changes it."""
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ import numpy as np
 import pytest
 
 from nucleiflow import demo, showcase
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # started in the background by a script (`make test &`): processes of tests would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,11 @@ from pathlib import Path
 import foreign
 import psutil
 import pytest
+from dask.utils import key_split
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nucleiflow import cluster, gpus, unet
+from nucleiflow import cluster, forgetful, gpus, unet
 from nucleiflow.config import Cluster, Tls
 from nucleiflow.errors import ConfigError, ModelError, RunError
 from nucleiflow.roster import Roster
@@ -75,6 +76,15 @@ def test_local_workers_are_prepared_once_each_and_bound_to_loopback(tmp_path):
         assert cluster.dashboard(client).startswith("http://127.0.0.1:")
         pids = {str(pid) for pid, _ in ask(client, identity()).values()}
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(pids, "x")
+
+
+def test_the_scheduler_does_not_remember_every_task(monkeypatch):
+    monkeypatch.setattr(forgetful, "EVERY", 50)
+    key_split.cache_clear()
+    with opened(Cluster(workers=1)) as client:
+        for number in range(300):
+            client.submit(identity(), key=("tiles", number)).result()
+        assert key_split.cache_info().currsize < 150
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tornado's socket

@@ -372,6 +372,16 @@ def test_tissue_comes_with_its_margin(block_px):
     assert not found[0, 0]
 
 
+@pytest.mark.parametrize("block_px", [8, 16, 64, 256])
+def test_tissue_without_a_margin_is_what_is_measured(block_px):
+    low = np.zeros((400, 400, 1), np.uint8)
+    low[100:300, 100:300] = 200
+    found = tissue.find(low, bright_background=False, block_px=block_px, margin_px=0)
+    assert found is not None
+    assert found[low[..., 0] > 0].all()
+    assert found.sum() <= 202**2
+
+
 @settings(deadline=None)
 @given(
     arrays.arrays(bool, st.tuples(st.integers(1, 8), st.integers(1, 8))),
