@@ -65,11 +65,17 @@ def writer(place: Place) -> Iterator[IO[bytes]]:
     error, whole, and else not at all. Raises StoreError.
     """
     if not isinstance(place, Path):
-        with tempfile.TemporaryDirectory() as folder:
-            draft = Path(folder, "draft")
-            with draft.open("wb") as file:
-                yield file
-            objects.put_file(place, draft)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                draft = Path(folder, "draft")
+                with draft.open("wb") as file:
+                    yield file
+                objects.put_file(place, draft)
+        except OSError as error:
+            reason = error.strerror or error
+            raise StoreError(
+                f"{place} cannot be made in {tempfile.gettempdir()}: {reason}"
+            ) from error
         return
     with _draft(place, b"") as draft:
         with draft.open("wb") as file:

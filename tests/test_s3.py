@@ -9,6 +9,7 @@ import os
 import pickle
 import socket
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -850,3 +851,15 @@ def test_a_disk_that_refuses_is_told_alike(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for way in every_way_to_write(tmp_path / "file" / "b")[:5]:
         assert refusal(StoreError, way).startswith(str(tmp_path / "file" / "b"))
+
+
+def test_without_room_for_a_draft_one_line_says_where(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    out = place.of("s3://bucket/nuclei.parquet")
+    with (
+        pytest.raises(
+            StoreError, match=r"^s3://bucket/nuclei\.parquet cannot be made in \S+gone: "
+        ),
+        records.writer(out),
+    ):
+        pass
