@@ -326,6 +326,27 @@ def test_corners_touch_across_the_meeting_point_of_four_tiles():
     assert named_by_tiles(rising, 3, 1).max() == 1
 
 
+@pytest.mark.parametrize("rows", [12, 60])
+def test_rows_are_named_while_later_ones_are_read(rows):
+    seed = np.zeros((8 * rows, 16), bool)
+    seed[6::8, 4:12] = seed[7::8, 4:12] = seed[8::8, 4:12] = True  # each goes on one row below
+    grid = cut(seed.shape, 8)
+    _, _, records = split_tiles(as_maps(seed), grid, range(len(grid)), **HALF)
+    read = []
+    for one in merge(grid, lambda index: (read.append(index), records[index])[1]):
+        assert max(read) // 2 - one.index // 2 <= 2, "rows pile up"
+    assert read == list(range(len(grid))), "each tile is read once, in raster order"
+
+
+@settings(deadline=None)
+@given(any_maps, st.data())
+def test_rows_that_wait_for_a_seed_through_the_whole_slide_are_named_alike(maps, data):
+    seed = maps[..., 1] >= 128
+    seed[:, data.draw(st.integers(0, seed.shape[1] - 1))] = True
+    named = named_by_tiles(seed, data.draw(st.integers(1, 4)), 3)
+    np.testing.assert_array_equal(named, reference.name(seed, 3))
+
+
 def test_no_tiles_with_records_give_nothing():
     assert list(merge(cut((40, 40), 16), lambda _: None)) == []
 
