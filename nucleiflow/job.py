@@ -102,7 +102,7 @@ class Job:
 
     @property
     def tissue(self) -> Place:
-        return self.work / "tissue.npz"
+        return self.work / "tissue.rec"
 
     @property
     def table(self) -> Place:
@@ -116,7 +116,7 @@ class Job:
         return self.work / "records" / stage
 
     def record(self, stage: str, index: int | str) -> Place:
-        return self.records(stage) / f"{index}.npz"
+        return self.records(stage) / f"{index}.rec"
 
     def holes_folder(self, stage: str) -> Place:
         return self.work / "holes" / stage

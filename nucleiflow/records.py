@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
+import math
 import os
 import secrets
 import shutil
+import struct
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +21,10 @@ from numpy.typing import NDArray
 from nucleiflow import objects
 from nucleiflow.errors import StoreError
 from nucleiflow.place import Place
+
+SUFFIX = ".rec"  # of arrays by name
+MAGIC = b"nfr1"
+MOST_BYTES = 1 << 31
 
 
 def put(place: Place, content: bytes) -> None:
@@ -139,14 +143,61 @@ def get_json(place: Place) -> dict[str, Any] | None:
     return content
 
 
-def put_arrays(
-    place: Place, arrays: Mapping[str, NDArray[Any]], *, compressed: bool = True
-) -> None:
-    """Write arrays by name. Not compressing is for many measurements, which hardly shrink."""
-    packed = io.BytesIO()
-    save = np.savez_compressed if compressed else np.savez
-    save(packed, **arrays)  # type: ignore[arg-type]
-    put(place, packed.getvalue())
+def put_arrays(place: Place, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays of numbers by name."""
+    put(place, pack(arrays))
+
+
+def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays by name -> bytes: what they are, as JSON, and all of their content, as zstd."""
+    from numcodecs.zstd import Zstd
+
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    told = [[name, one.dtype.str, list(np.shape(arrays[name]))] for name, one in plain.items()]
+    content = b"".join(one.tobytes() for one in plain.values())
+    header = json.dumps(told).encode()
+    checksum = zlib.crc32(content, zlib.crc32(header))
+    packed = bytes(Zstd(level=1).encode(content)) if content else b""
+    return MAGIC + struct.pack("<II", checksum, len(header)) + header + packed
+
+
+def unpack(content: bytes) -> dict[str, NDArray[Any]]:
+    """The arrays again; they can be written to. Raises ValueError for anything but what `pack`
+    made, and before it takes more memory than MOST_BYTES.
+    """
+    from numcodecs.zstd import Zstd
+
+    start = len(MAGIC) + 8
+    if not content.startswith(MAGIC) or len(content) < start:
+        raise ValueError("not a record")
+    checksum, length = struct.unpack("<II", content[len(MAGIC) : start])
+    header = content[start : start + length]
+    told = [
+        (str(name), _number(dtype), tuple(map(int, shape)))
+        for name, dtype, shape in json.loads(header)
+    ]
+    sizes = [math.prod(shape) * dtype.itemsize for _, dtype, shape in told]
+    if min((side for *_, shape in told for side in shape), default=0) < 0:
+        raise ValueError("an array with a negative side")
+    if sum(sizes) > MOST_BYTES:
+        raise ValueError(f"{sum(sizes):,} bytes, and {MOST_BYTES:,} are the most")
+    whole = bytearray(sum(sizes))
+    if whole:
+        Zstd().decode(content[start + length :], out=whole)
+    if zlib.crc32(whole, zlib.crc32(header)) != checksum:
+        raise ValueError("its checksum is not that of its content")
+    found, at = {}, 0
+    for (name, dtype, shape), size in zip(told, sizes, strict=True):
+        found[name] = np.frombuffer(whole, dtype, math.prod(shape), at).reshape(shape)
+        at += size
+    return found
+
+
+def _number(text: Any) -> np.dtype[Any]:
+    dtype = np.dtype(str(text))
+    if dtype.kind not in "biufSU" or dtype.itemsize == 0:
+        raise ValueError(f"an array of {text}")
+    return dtype
 
 
 def get_arrays(place: Place) -> dict[str, NDArray[Any]] | None:
@@ -155,9 +206,8 @@ def get_arrays(place: Place) -> dict[str, NDArray[Any]] | None:
     if content is None:
         return None
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as packed:
-            return {name: packed[name] for name in packed.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        return unpack(content)
+    except (ValueError, TypeError, RuntimeError, RecursionError, OverflowError) as error:
         raise StoreError(f"{place} is damaged ({error}): start again with --restart") from error
 
 
@@ -212,7 +262,7 @@ def names(folder: Place) -> list[str]:
 
 def done(folder: Place) -> set[int]:
     """Numbers of the tiles that have a record in a folder."""
-    return {int(name[:-4]) for name in names(folder) if name.endswith(".npz")}
+    return {int(name.removesuffix(SUFFIX)) for name in names(folder) if name.endswith(SUFFIX)}
 
 
 def remove(place: Place) -> None:

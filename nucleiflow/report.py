@@ -51,7 +51,7 @@ def write(job: Job, word: Mapping[str, Any], _index: int = 0) -> None:
 
     `word` is the coming content of run.json. Raises StoreError.
     """
-    maps = records.get_arrays(job.work / "maps.npz") or {}
+    maps = records.get_arrays(job.work / f"maps{records.SUFFIX}") or {}
     nuclei = Nuclei(job, maps)
     pictures = Pictures(job, nuclei.diameter_px)
     records.put(job.folder / "report.html", _html(job, word, pictures, nuclei, maps).encode())

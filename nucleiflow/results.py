@@ -54,7 +54,7 @@ def tally(job: Job, _index: int) -> None:
     records.put_json(job.work / "quality.json", quality.summary(found, _nuclei(job)))
     tissues = {} if found.tissue is None else {"tissue": found.tissue}
     seen = {"focus": sharpness, "pen": found.pen, "folds": found.folds, **tissues}
-    records.put_arrays(job.work / "maps.npz", seen)
+    records.put_arrays(job.work / f"maps{records.SUFFIX}", seen)
     records.put_arrays(job.record("tally", 0), {"digest": np.array(summed), "audit": lines})
 
 
@@ -114,7 +114,7 @@ def _maps(place: Place, _stamp: int | str) -> Columns:
 
 def maps(job: Job) -> Columns:
     """Low-resolution maps of the slide, as `tally` left them."""
-    place = job.work / "maps.npz"
+    place = job.work / f"maps{records.SUFFIX}"
     return _maps(place, records.stamp(place))
 
 
@@ -136,7 +136,7 @@ def far_guests(job: Job) -> dict[int, list[int]]:
     """Tiles that hold parts of nuclei of a tile that is not beside them, by that tile."""
     far: dict[int, list[int]] = {}
     for name in records.names(job.records("far")):
-        owner, guest = name.removesuffix(".npz").split("-")
+        owner, guest = name.removesuffix(records.SUFFIX).split("-")
         far.setdefault(int(owner), []).append(int(guest))
     return far
 
@@ -169,8 +169,8 @@ def measured(job: Job, far: Mapping[int, Sequence[int]], index: int) -> None:
     points = centroids(columns)
     if not job.grid.core(index).grow(STRAY_PX).contains(_extent(points)):
         records.put_arrays(job.record("stray", index), {})
-    records.put_arrays(job.record("centroids", index), {"points": points}, compressed=False)
-    records.put_arrays(job.record("measure", index), columns, compressed=False)
+    records.put_arrays(job.record("centroids", index), {"points": points})
+    records.put_arrays(job.record("measure", index), columns)
 
 
 def _sums(job: Job, index: int, far: Sequence[int]) -> Columns | None:
@@ -275,4 +275,4 @@ def met(job: Job, stray: frozenset[int], index: int, *, geojson: bool) -> None:
         records.put(
             job.records("geojson") / f"{index}.gz", gzip.compress(text, GZIP_LEVEL, mtime=0)
         )
-    records.put_arrays(job.record("neighbours", index), columns, compressed=False)
+    records.put_arrays(job.record("neighbours", index), columns)

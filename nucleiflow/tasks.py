@@ -248,6 +248,6 @@ def _sum_up(
         if own.any():
             part = {key: column[own] for key, column in facts.items()}
             whole = {**part, "owner": owner[own]}
-            records.put_arrays(job.record(name, index), whole, compressed=False)
+            records.put_arrays(job.record(name, index), whole)
     for far in set(np.unique(owner)) - set(job.grid.around(index, 1)):
         records.put_arrays(job.record("far", f"{far}-{index}"), {})

@@ -231,7 +231,7 @@ def test_no_file_knows_the_machine_it_was_written_on():
         ("open('/" + "home/ann/slides/a.svs')", True),
         ("cd /" + "work/main", True),
         ("OUT/slide/work/records", False),
-        ("{out}/work/records/0.npz", False),
+        ("{out}/work/records/0.rec", False),
         ("https://example.org/home/page", False),
         ("/scratch/$USER", False),
     ],

@@ -52,7 +52,7 @@ def word(out, name="small"):
 
 
 def recorded(out, stage):
-    return len(list((out / "small" / "work" / "records" / stage).glob("[!.]*.npz")))
+    return len(list((out / "small" / "work" / "records" / stage).glob("[!.]*.rec")))
 
 
 def workers(process):

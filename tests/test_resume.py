@@ -37,7 +37,7 @@ def run(slide, out, *options):
 def recorded(out, stage):
     """Tiles of a stage that have a record."""
     folder = out / "small" / "work" / "records" / stage
-    return {int(path.stem) for path in folder.glob("[!.]*.npz")}
+    return {int(path.stem) for path in folder.glob("[!.]*.rec")}
 
 
 def interrupted(slide, out, stage, how, workers=0):
@@ -120,10 +120,10 @@ def test_a_shard_without_its_record_is_not_trusted(undisturbed, small_slide, tmp
     work = tmp_path / "small" / "work"
     assert recorded(tmp_path, "segment") == set(range(10))
     for index in (7, 8, 9):
-        (work / "records" / "segment" / f"{index}.npz").unlink()
+        (work / "records" / "segment" / f"{index}.rec").unlink()
     for array in ("seeds.zarr", "foreground.zarr"):
         shutil.rmtree(work / array / "c" / "1")  # the row of tiles 7 to 13
-    (work / "records" / "segment" / ".7.npz.1.1").write_bytes(b"somebody's draft")
+    (work / "records" / "segment" / ".7.rec.1.1").write_bytes(b"somebody's draft")
     assert goes_on(small_slide, tmp_path, "segment") == undisturbed
 
 

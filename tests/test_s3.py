@@ -306,10 +306,10 @@ def test_a_damaged_record_is_told(content, folder):
 def test_all_records_are_listed_and_a_tree_is_removed_but_not_its_neighbour(folder):
     """Of S3, a page has 1,000 names."""
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: records.put(folder / "r" / f"{i}.npz", b""), range(1200)))
-    records.put(folder / "r" / ".7.npz.draft", b"")
+        list(pool.map(lambda i: records.put(folder / "r" / f"{i}.rec", b""), range(1200)))
+    records.put(folder / "r" / ".7.rec.draft", b"")
     records.put(folder / "r" / "other.json", b"")
-    records.put(folder / "r2" / "1.npz", b"")
+    records.put(folder / "r2" / "1.rec", b"")
     assert records.done(folder / "r") == set(range(1200))
     assert len(records.names(folder / "r")) == 1201
     records.remove_tree(folder / "r")

@@ -229,7 +229,7 @@ def as_a_user_edits_it(folder, slides):
 
 def await_tiles(process, out):
     until = time.monotonic() + PATIENCE_SECONDS
-    while not list(out.glob("*/work/records/segment/*.npz")):
+    while not list(out.glob("*/work/records/segment/*.rec")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.05)

@@ -1,0 +1,43 @@
+"""Records of arrays: what is written is read, and nothing else is taken for it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from nucleiflow import records
+from nucleiflow.errors import StoreError
+
+NUMBERS = st.sampled_from([np.uint8, np.int32, np.int64, np.float32, np.float64, np.bool_])
+SOME = NUMBERS.flatmap(lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0)))
+MADE = {"first": np.arange(7), "name": np.array(["ab", "c"]), "none": np.zeros((0, 3))}
+
+
+@given(st.dictionaries(st.text(max_size=5), SOME, max_size=4))
+def test_arrays_come_back_as_they_were(given):
+    found = records.unpack(records.pack(given))
+    assert found.keys() == given.keys()
+    for name, array in given.items():
+        assert found[name].dtype == array.dtype
+        assert found[name].shape == array.shape
+        assert found[name].tobytes() == array.tobytes()
+        assert found[name].flags.writeable
+
+
+def test_damage_anywhere_is_told_in_one_line(tmp_path):
+    whole, place = records.pack(MADE), tmp_path / "3.rec"
+    for at in range(len(whole)):
+        for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :]):
+            place.write_bytes(damaged)
+            with pytest.raises(StoreError, match=r"3\.rec is damaged .*--restart") as caught:
+                records.get_arrays(place)
+            assert "\n" not in str(caught.value)
+
+
+def test_a_record_that_claims_much_takes_no_memory(tmp_path):
+    header = b'[["a", "<f8", [1000000000, 1000000000]]]'
+    place = tmp_path / "3.rec"
+    place.write_bytes(records.MAGIC + bytes(4) + len(header).to_bytes(4, "little") + header)
+    with pytest.raises(StoreError, match="are the most"):
+        records.get_arrays(place)
