@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from nucleiflow import measure, neighbours, outline, qupath, records, results, tables
+from nucleiflow import deflate, measure, neighbours, outline, qupath, records, results, tables
 from nucleiflow.config import Exports
 from nucleiflow.job import Job
 from nucleiflow.place import Place
@@ -28,7 +27,6 @@ UNITS = {
 }
 AREA_BINS, AREAS = 24, (5.0, 2000.0)  # of a batch's small histograms, µm² or px²
 ROWS = 8192  # that are made into files at a time
-SHARED = ",\n"  # between the features of two tiles
 
 
 def export(job: Job, wanted: Exports, _index: int) -> None:
@@ -149,12 +147,12 @@ def _join(job: Job, place: Place) -> None:
     """One GeoJSON of the parts that the tiles wrote; parts of a gzip file may follow each other."""
     tiles = sorted(int(name.removesuffix(".gz")) for name in records.names(job.records("geojson")))
     with records.writer(place) as file:
-        file.write(gzip.compress(qupath.HEAD, mtime=0))
+        file.write(deflate.gzipped(qupath.HEAD))
         for number, tile in enumerate(tiles):
             if number:
-                file.write(gzip.compress(SHARED.encode(), mtime=0))
+                file.write(deflate.gzipped(qupath.SHARED))
             file.write(records.get(job.records("geojson") / f"{tile}.gz") or b"")
-        file.write(gzip.compress(qupath.TAIL, mtime=0))
+        file.write(deflate.gzipped(qupath.TAIL))
 
 
 def sizes(folder: Place) -> dict[str, int]:
@@ -188,14 +186,10 @@ def geojson(folder: Place) -> Place:
     """nuclei.parquet of a slide's folder -> nuclei.geojson.gz beside it."""
     with records.reader(folder / TABLE) as table, records.writer(folder / GEOJSON) as file:
         channels = tables.metadata(table)["channels"]
-        with gzip.GzipFile(
-            fileobj=file, mode="wb", compresslevel=results.GZIP_LEVEL, mtime=0
-        ) as packed:
-            packed.write(qupath.HEAD)
-            for number, columns in enumerate(tables.batches(table, rows=ROWS)):
-                if number:
-                    packed.write(SHARED.encode())
-                polygons = outline.from_wkb(columns[tables.GEOMETRY])
-                packed.write(qupath.features(columns, polygons, channels))
-            packed.write(qupath.TAIL)
+        file.write(deflate.gzipped(qupath.HEAD))
+        for number, columns in enumerate(tables.batches(table, rows=ROWS)):
+            outlines = outline.joined(columns[tables.GEOMETRY])
+            text = qupath.features(columns, outlines, channels)
+            file.write(deflate.gzipped(qupath.SHARED + text if number else text))
+        file.write(deflate.gzipped(qupath.TAIL))
     return folder / GEOJSON

@@ -183,7 +183,11 @@ def packed(polygons: Polygons) -> dict[str, NDArray[Any]]:
     """As two plain arrays, for a record."""
     import shapely
 
-    wkb = shapely.to_wkb(polygons)
+    return joined(shapely.to_wkb(polygons))
+
+
+def joined(wkb: Polygons) -> dict[str, NDArray[Any]]:
+    """The same of WKB (n,), bytes each."""
     lengths = np.array([len(one) for one in wkb], np.int64)
     return {"wkb": np.frombuffer(b"".join(wkb), np.uint8), "wkb_length": lengths}
 

@@ -8,17 +8,28 @@ It is all ASCII, for they read it in the machine's own encoding.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleiflow.measure import plain
+
 HEAD = b'{"type":"FeatureCollection","features":[\n'
 TAIL = b"\n]}\n"
+SHARED = b",\n"  # between features
 DECIMALS = 2  # of a pixel
-ID = "6e75636c-6569-8000-8000-%012x"  # a UUID of the free kind (version 8): the label is in it
+ID = "6e75636c-6569-8000-8000-"  # of a UUID of the free kind (version 8): the label completes it
 CLASS = '"classification":{"name":"Nucleus","color":[200,0,0]}'
+FIXED = (  # what stands before label, geometry, its coordinates, measurements, and at the end
+    f'{{"type":"Feature","id":"{ID}',
+    '","geometry":',
+    '{"type":"Polygon","coordinates":',
+    '{"type":"MultiPolygon","coordinates":',
+    f',"properties":{{"objectType":"detection","isLocked":false,{CLASS},"measurements":{{',
+    f"}}}}}}{SHARED.decode()}",
+)
 SHAPES = {  # in QuPath's words
     "area_um2": "Nucleus: Area µm^2",
     "perimeter_um": "Nucleus: Length µm",
@@ -55,41 +66,67 @@ def measured(names: Sequence[str], channels: Sequence[str]) -> dict[str, str]:
 
 
 def features(
-    columns: Mapping[str, NDArray[Any]], polygons: NDArray[np.object_], channels: Sequence[str]
+    columns: Mapping[str, NDArray[Any]],
+    outlines: Mapping[str, NDArray[Any]],
+    channels: Sequence[str],
 ) -> bytes:
-    """Columns (n,) and outlines (n,), level-0 px -> features, joined by commas.
+    """Columns (n,) and `packed` outlines (n,), level-0 px -> features, joined by commas.
 
-    What is not a number is left out.
+    What is not a number is left out. Coordinates are to a hundredth of a pixel.
     """
+    from nucleiflow import jsontext
+
     named = measured(list(columns), channels)
-    keys = [json.dumps(word).replace("%", "%%") for word in named.values()]
-    values = np.stack([columns[name].astype(np.float64) for name in named], axis=1)
-    whole = np.asarray(np.isfinite(values).all(axis=1)).tolist()
-    complete = _feature(keys)
-    lines = [
-        complete % (label, shape, *row)
-        if full
-        else _feature([key for key, value in zip(keys, row, strict=True) if np.isfinite(value)])
-        % (label, shape, *(value for value in row if np.isfinite(value)))
-        for label, shape, row, full in zip(
-            columns["label"].tolist(), _geometries(polygons), values.tolist(), whole, strict=True
-        )
-    ]
-    return ",\n".join(lines).encode()
-
-
-def _feature(keys: Sequence[str]) -> str:
-    """Where label, geometry and the values of measurements go."""
-    numbers = ",".join(f"{key}:%.6g" for key in keys)
-    return (
-        f'{{"type":"Feature","id":"{ID}","geometry":%s,"properties":{{"objectType":"detection",'
-        f'"isLocked":false,{CLASS},"measurements":{{{numbers}}}}}}}'
+    keys = [json.dumps(word) for word in named.values()]
+    texts = [f",{key}:".encode() for key in keys]
+    values = [np.asarray(columns[name], np.float64) for name in named]
+    text, ends, bad = jsontext.features(
+        plain(columns["label"], np.int64),
+        plain(outlines["wkb"], np.uint8),
+        np.cumsum(outlines["wkb_length"], dtype=np.int64),
+        np.stack(values, axis=1),
+        _bytes(b"".join(texts)),
+        np.cumsum([len(one) for one in texts], dtype=np.int64),
+        tuple(_bytes(part.encode()) for part in FIXED),
     )
+    if not bad.any():
+        return bytes(text.data[: max(len(text) - len(SHARED), 0)])
+    return SHARED.join(_pieces(columns, outlines, named, (text.tobytes(), ends, bad)))
 
 
-def _geometries(polygons: NDArray[np.object_]) -> list[str]:
-    """Polygons -> GeoJSON; to a hundredth of a pixel."""
+def _bytes(text: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(bytearray(text), np.uint8)
+
+
+def _pieces(
+    columns: Mapping[str, NDArray[Any]],
+    outlines: Mapping[str, NDArray[Any]],
+    named: Mapping[str, str],
+    written: tuple[bytes, NDArray[np.int64], NDArray[np.bool_]],
+) -> Iterator[bytes]:
+    """Features as they are written, and the bad ones among them made anew."""
+    text, ends, bad = written
+    start, stop = 0, np.cumsum(outlines["wkb_length"])
+    for row in np.flatnonzero(bad).tolist():
+        end = ends[row]
+        if end > start:
+            yield text[start : end - len(SHARED)]
+        first = int(stop[row] - outlines["wkb_length"][row])
+        wkb = outlines["wkb"][first : stop[row]].tobytes()
+        yield _feature({name: column[row] for name, column in columns.items()}, wkb, named)
+        start = end
+    if len(text) > start:
+        yield text[start : -len(SHARED)]
+
+
+def _feature(row: Mapping[str, Any], wkb: bytes, named: Mapping[str, str]) -> bytes:
+    """One nucleus with an odd number, such as 1e-07, or an odd outline."""
     import shapely
 
-    rounded = shapely.transform(polygons, lambda points: points.round(DECIMALS))
-    return [str(shape) for shape in shapely.to_geojson(rounded)]
+    before, geometry, _, _, measurements, after = FIXED
+    rounded = shapely.transform(shapely.from_wkb(wkb), lambda points: points.round(DECIMALS))
+    known = {word: row[name] for name, word in named.items() if np.isfinite(row[name])}
+    numbers = ",".join(f"{json.dumps(word)}:{value:.6g}" for word, value in known.items())
+    label, shape = f"{row['label']:012x}", str(shapely.to_geojson(rounded))
+    text = f"{before}{label}{geometry}{shape}{measurements}{numbers}{after}"
+    return text.encode()[: -len(SHARED)]

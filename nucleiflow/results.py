@@ -7,7 +7,6 @@ pixel of its seed; nothing that is found of it depends on the tiling.
 from __future__ import annotations
 
 import functools
-import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from nucleiflow import (
     audit,
+    deflate,
     digest,
     focus,
     look,
@@ -39,7 +39,6 @@ Columns = dict[str, NDArray[Any]]
 
 LARGE_PX = 1024  # a nucleus with a longer side is outlined in pieces of this size
 STRAY_PX = 256  # a centroid further from its tile is one of all tiles' neighbours
-GZIP_LEVEL = 3
 UNKNOWN_MPP = 0.5  # what is taken for µm per working pixel where nothing tells it
 
 
@@ -270,9 +269,6 @@ def met(job: Job, stray: frozenset[int], index: int, *, geojson: bool) -> None:
     columns["out_of_focus"] = focus.flag(centroids(own), blurred)
     members = {**own, **columns}
     if geojson:
-        polygons = outline.from_wkb(outline.unpacked(own))
-        text = qupath.features(members, polygons, job.channels)
-        records.put(
-            job.records("geojson") / f"{index}.gz", gzip.compress(text, GZIP_LEVEL, mtime=0)
-        )
+        text = qupath.features(members, own, job.channels)
+        records.put(job.records("geojson") / f"{index}.gz", deflate.gzipped(text))
     records.put_arrays(job.record("neighbours", index), columns)

@@ -1,0 +1,250 @@
+"""Outlines (WKB) and numbers of nuclei -> text of GeoJSON. Compiled: import it inside functions.
+
+Numbers are those of C's "%.6g", digit for digit: the arithmetic is exact, in whole numbers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleiflow.kernels import compiled, inner
+
+Bytes = NDArray[np.uint8]
+
+LOW = (1 << 27) - 1  # half of the bits of a double's whole part
+POWERS = 10 ** np.arange(10, dtype=np.int64)
+LEAST, MOST = 1e-4, 999999.5  # between which "%.6g" writes no exponent
+FARTHEST = 1e13  # coordinates beyond are left to others
+NUMBER_BYTES = 26  # a number takes at most, with what stands beside it
+POLYGON, MULTIPOLYGON = 3, 6  # of WKB
+
+
+@inner
+def _put(text: Bytes, at: int, part: Bytes) -> int:
+    for k in range(len(part)):
+        text[at + k] = part[k]
+    return at + len(part)
+
+
+@inner
+def _whole(text: Bytes, at: int, number: int) -> int:
+    """A whole number that is not negative."""
+    digits, rest = 1, number // 10
+    while rest:
+        digits, rest = digits + 1, rest // 10
+    for k in range(digits):
+        text[at + digits - 1 - k] = 48 + number % 10
+        number //= 10
+    return at + digits
+
+
+@inner
+def _decimals(text: Bytes, at: int, number: int, places: int) -> int:
+    """A whole number divided by a power of ten, without zeros at the end."""
+    if number < 0:
+        text[at] = 45
+        number, at = -number, at + 1
+    unit = POWERS[places]
+    at = _whole(text, at, number // unit)
+    rest = number % unit
+    if not rest:
+        return at
+    text[at] = 46
+    at += 1
+    while rest:
+        unit //= 10
+        text[at] = 48 + rest // unit
+        rest %= unit
+        at += 1
+    return at
+
+
+@inner
+def _scaled(bits: int, places: int) -> tuple[int, int]:
+    """A positive double times a power of ten -> its whole part, and whether half or more is left:
+    -1 less, 0 half, 1 more.
+    """
+    shift = 1075 - (bits >> 52) - 27  # at least 6: the double is below 2 ** 20
+    mantissa = (bits & ((1 << 52) - 1)) | (1 << 52)
+    high, low = (mantissa >> 27) * POWERS[places], (mantissa & LOW) * POWERS[places]
+    high, low = high + (low >> 27), low & LOW
+    rest, half = high & ((1 << shift) - 1), 1 << (shift - 1)
+    side = 1 if rest > half or (rest == half and low > 0) else 0 if rest == half else -1
+    return high >> shift, side
+
+
+@inner
+def _number(text: Bytes, at: int, value: float, bits: NDArray[np.int64]) -> int:
+    """A number to six digits; -1 if it needs an exponent. `bits` is room for one."""
+    if value < 0:
+        text[at] = 45
+        value, at = -value, at + 1
+    if value == 0:
+        text[at] = 48
+        return at + 1
+    if not LEAST <= value < MOST:
+        return -1
+    bits.view(np.float64)[0] = value
+    places = 0
+    while places < 9 and value * POWERS[places] < 1e5:
+        places += 1
+    whole, side = _scaled(bits[0], places)
+    if whole < 100_000 and places < 9:  # what is compared above is rounded
+        places += 1
+        whole, side = _scaled(bits[0], places)
+    elif whole >= 1_000_000:
+        places -= 1
+        whole, side = _scaled(bits[0], places)
+    if side > 0 or (side == 0 and whole & 1 == 1):
+        whole += 1
+    return _decimals(text, at, whole, places)
+
+
+@inner
+def _count(wkb: Bytes, at: int) -> int:
+    found = np.int64(wkb[at]) | np.int64(wkb[at + 1]) << 8
+    return int(found | np.int64(wkb[at + 2]) << 16 | np.int64(wkb[at + 3]) << 24)
+
+
+@inner
+def _coordinate(wkb: Bytes, at: int, bits: NDArray[np.int64]) -> float:
+    bits[0] = _count(wkb, at) | _count(wkb, at + 4) << 32
+    return bits.view(np.float64)[0]
+
+
+@inner
+def _header(wkb: Bytes, at: int, end: int, kind: int) -> int:
+    """How many parts follow; -1 if it is something else."""
+    if end - at < 9 or wkb[at] != 1 or _count(wkb, at + 1) != kind:
+        return -1
+    return _count(wkb, at + 5)
+
+
+@inner
+def _polygon(
+    wkb: Bytes, at: int, end: int, text: Bytes, to: int, bits: NDArray[np.int64]
+) -> tuple[int, int]:
+    """Coordinates of a polygon: where it goes on in the WKB, -1 if it makes no sense, and in the
+    text.
+    """
+    amount = _header(wkb, at, end, POLYGON)
+    at += 9
+    text[to] = 91
+    to += 1
+    if amount < 1 or amount > end - at:
+        return -1, to
+    for ring in range(amount):
+        if end - at < 4:
+            return -1, to
+        points = _count(wkb, at)
+        at += 4
+        if points < 1 or points * 16 > end - at:
+            return -1, to
+        if ring:
+            text[to] = 44
+            to += 1
+        for point in range(points):
+            text[to] = 44 if point else 91
+            text[to + 1] = 91
+            to += 2
+            for axis in range(2):
+                value = _coordinate(wkb, at, bits)
+                if not abs(value) < FARTHEST:
+                    return -1, to
+                to = _decimals(text, to, np.int64(np.rint(value * 100)), 2)
+                text[to] = 93 if axis else 44
+                to, at = to + 1, at + 8
+        text[to] = 93
+        to += 1
+    text[to] = 93
+    return at, to + 1
+
+
+@inner
+def _geometry(
+    wkb: Bytes, at: int, end: int, text: Bytes, to: int, words: tuple[Bytes, Bytes]
+) -> int:
+    """An outline as GeoJSON, to a hundredth; -1 if it is none."""
+    bits = np.empty(1, np.int64)
+    amount = _header(wkb, at, end, MULTIPOLYGON)
+    if amount < 0:
+        at, to = _polygon(wkb, at, end, text, _put(text, to, words[0]), bits)
+    else:
+        to, at = _put(text, to, words[1]), at + 9
+        if amount < 1 or amount > end - at:
+            return -1
+        for part in range(amount):
+            text[to] = 44 if part else 91
+            at, to = _polygon(wkb, at, end, text, to + 1, bits)
+            if at < 0:
+                return -1
+        text[to] = 93
+        to += 1
+    if at != end:
+        return -1
+    text[to] = 125
+    return to + 1
+
+
+@compiled
+def features(
+    labels: NDArray[np.int64],
+    wkb: Bytes,
+    ends: NDArray[np.int64],
+    values: NDArray[np.float64],
+    keys: Bytes,
+    key_ends: NDArray[np.int64],
+    fixed: tuple[Bytes, Bytes, Bytes, Bytes, Bytes, Bytes],
+) -> tuple[Bytes, NDArray[np.int64], NDArray[np.bool_]]:
+    """Labels, outlines (where each ends in the WKB) and measurements (n, m) -> features, where each
+    ends in the text, and which could not be written.
+
+    `keys` are those of the measurements, with a comma before each. `fixed` is what stands before
+    label, geometry, its coordinates of two kinds, measurements, and at the end.
+    """
+    text = np.empty(1 << 16, np.uint8)
+    found, bad = np.empty(len(labels), np.int64), np.zeros(len(labels), np.bool_)
+    before, geometry, polygon, multipolygon, measurements, after = fixed
+    always = len(keys) + NUMBER_BYTES * values.shape[1] + 12
+    for part in fixed:
+        always += len(part)
+    to, start = 0, 0
+    for row in range(len(labels)):
+        needed = to + always + 4 * (ends[row] - start)
+        if needed > len(text):
+            more = np.empty(2 * needed, np.uint8)
+            more[:to] = text[:to]
+            text = more
+        begin, to = to, _put(text, to, before)
+        label = labels[row]
+        for k in range(12):
+            digit = label >> (44 - 4 * k) & 15
+            text[to + k] = digit + (48 if digit < 10 else 87)
+        to = _put(text, to + 12, geometry)
+        to = _geometry(wkb, start, ends[row], text, to, (polygon, multipolygon))
+        start = ends[row]
+        if to >= 0:
+            to = _measurements(text, _put(text, to, measurements), values[row], keys, key_ends)
+        bad[row] = to < 0
+        to = begin if to < 0 else _put(text, to, after)
+        found[row] = to
+    return text[:to].copy(), found, bad
+
+
+@inner
+def _measurements(
+    text: Bytes, to: int, values: NDArray[np.float64], keys: Bytes, ends: NDArray[np.int64]
+) -> int:
+    """Names and numbers, those that are finite; -1 if one needs an exponent."""
+    bits = np.empty(1, np.int64)
+    first, begin = 1, 0  # the first one has no comma
+    for k in range(len(values)):
+        if np.isfinite(values[k]):
+            to = _put(text, to, keys[begin + first : ends[k]])
+            to = _number(text, to, values[k], bits)
+            if to < 0:
+                return -1
+            first = 0
+        begin = ends[k]
+    return to
