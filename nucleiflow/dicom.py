@@ -18,8 +18,9 @@ LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 IMAGE_TYPE, SERIES, COLOURS = (0x0008, 0x0008), (0x0020, 0x000E), (0x0028, 0x0004)
+FRAMES = (0x0028, 0x0008)
 COLUMNS, ROWS, PIXELS = (0x0048, 0x0006), (0x0048, 0x0007), (0x7FE0, 0x0010)
-TEXTS, NUMBERS = (IMAGE_TYPE, SERIES, COLOURS), (COLUMNS, ROWS)
+TEXTS, NUMBERS = (IMAGE_TYPE, SERIES, COLOURS, FRAMES), (COLUMNS, ROWS)
 
 Tag = tuple[int, int]
 
@@ -28,11 +29,13 @@ Tag = tuple[int, int]
 class Header:
     """What one file holds: `columns` x `rows` px of the whole level, `jpeg` the first frame's head.
 
+    `damaged`: the table of its frames is none, and OpenSlide would read it all the same.
     `image_type` has VOLUME where the level is one of the slide's, else LABEL, OVERVIEW, THUMBNAIL.
     """
 
     series: str
     image_type: str
+    damaged: bool
     colours: str
     columns: int
     rows: int
@@ -73,6 +76,18 @@ def slides(folder: Path) -> list[Path]:
     return sorted(path for _, path in finest.values())
 
 
+def damaged(file: Path) -> Path | None:
+    """A DICOM file, it or one beside it, on whose pixels OpenSlide would crash. Raises OSError."""
+    with file.open("rb") as head:
+        if not is_dicom(head.read(MAGIC_AT + 4)):
+            return None
+    for path in [file, *sorted(file.parent.iterdir())[:MAX_FILES]]:
+        found = header(path) if path.is_file() and path.stat().st_size > MAGIC_AT else None
+        if found is not None and found.damaged:
+            return path
+    return None
+
+
 def hides_ycbcr(found: Header) -> bool:
     """Whether a header says RGB, but its JPEG frames are YCbCr by their own header.
 
@@ -87,10 +102,12 @@ def _header(data: mmap.mmap) -> Header | None:
     numbers: dict[Tag, int] = {}
     for tag, start, length in _elements(data):
         if tag == PIXELS:
-            jpeg = _first_frame(data, start) if length == UNDEFINED else b""
+            coded = length == UNDEFINED
+            jpeg = _first_frame(data, start) if coded else b""
+            damaged = coded and not _is_table(data, start, texts.get(FRAMES, ""))
             series, kind, colours = (texts.get(name, "") for name in (SERIES, IMAGE_TYPE, COLOURS))
             return Header(
-                series, kind, colours, numbers.get(COLUMNS, 0), numbers.get(ROWS, 0), jpeg
+                series, kind, damaged, colours, numbers.get(COLUMNS, 0), numbers.get(ROWS, 0), jpeg
             )
         if tag in TEXTS:
             texts[tag] = data[start : start + length].decode("ascii", "replace").strip(" \0")
@@ -119,6 +136,14 @@ def _elements(data: mmap.mmap) -> Iterator[tuple[Tag, int, int]]:
                 return
         depth += length == UNDEFINED
         at = start if length == UNDEFINED else start + length
+
+
+def _is_table(data: mmap.mmap, at: int, frames: str) -> bool:
+    """Whether the pixels begin with a table of an offset for each frame, or an empty one."""
+    tag = struct.unpack_from("<HH", data, at)
+    (length,) = struct.unpack_from("<I", data, at + 4)
+    count = int(frames) if frames.isdecimal() and len(frames) < 12 else 1
+    return tag == ITEM and length in (0, 4 * count) and at + 8 + length < len(data)
 
 
 def _first_frame(data: mmap.mmap, at: int) -> bytes:

@@ -37,10 +37,19 @@ class RunError(NucleiflowError):
     """The run itself failed through no fault of the input: ours, or the machine's."""
 
 
+def printable(text: str) -> str:
+    r"""Text without what would steer a terminal: files may hold anything as a name.
+
+    >>> printable("a\x1b[2Jb")
+    'a?[2Jb'
+    """
+    return "".join(one if one.isprintable() else "?" for one in text)
+
+
 def explain(error: BaseException) -> str:
     """One line: our own errors as they are, others with their kind. Notes say where."""
     where = "".join(f" ({note})" for note in getattr(error, "__notes__", ()) if "tile" in note)
-    text = " ".join(str(error).split())[:400]
+    text = printable(" ".join(str(error).split()))[:400]
     if isinstance(error, NucleiflowError):
         return text + where
     if isinstance(error, OSError) and error.strerror:

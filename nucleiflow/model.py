@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,11 @@ from nucleiflow.settings import Postprocessing, Settings
 
 SHIPPED = Path(__file__).parent / "weights" / "nuclei.keras"
 MEMBERS = {"metadata.json": 1 << 20, "config.json": 1 << 24, "model.weights.h5": 1 << 31}  # bytes
+# what zipfile and json raise for files that are none, for other versions and for passwords
+DAMAGE = (
+    *(OSError, KeyError, ValueError, RuntimeError, EOFError, struct.error),
+    *(zipfile.BadZipFile, zlib.error),
+)
 CODE_SUFFIXES = {".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".npy"}
 
 
@@ -95,8 +102,9 @@ def architecture(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             _refuse_other_members(path, archive)
             content = json.loads(archive.read("config.json"))
-    except (OSError, KeyError, ValueError, RecursionError, zipfile.BadZipFile) as error:
-        raise ModelError(f"model {path} is not a Keras file (.keras, Keras 3): {error}") from error
+    except DAMAGE as error:
+        reason = str(error)[:200]
+        raise ModelError(f"model {path} is not a Keras file (.keras, Keras 3): {reason}") from error
     if not isinstance(content, dict):
         raise ModelError(f"model {path} is not a Keras file (.keras, Keras 3)")
     return content

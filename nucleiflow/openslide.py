@@ -53,6 +53,9 @@ def open_slide(path: str, file: Path) -> Slide:
     is not on the slide is of its background's colour. Raises SlideError with one line.
     """
     library = _library(path)
+    bad = dicom.damaged(file)
+    if bad is not None:
+        raise SlideError(f"{path}: {bad.name} is {COPY}")
     try:
         opened = library.OpenSlide(file)
     except Exception as error:

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleiflow.box import Box
-from nucleiflow.errors import SlideError
+from nucleiflow.errors import SlideError, printable
 
 NO_MPP = "none: give --mpp"
 COPY = "truncated or damaged: copy the file again"
 PRINT_DPI = 1200.0
+MAX_TEXT = 200  # characters of a name or a note
 UM_PER_UNIT = {
     "pm": 1e-6,
     "å": 1e-4,
@@ -77,7 +78,8 @@ class Slide:
 
     `rgb`: three channels that are a colour picture. `mpp`: µm per pixel of level 0, None if the
     file does not say, and `mpp_source` says where it comes from. `notes` are for the report.
-    `images` names all images of the file, label and macro too, if there are several.
+    `images` names all images of the file, label and macro too, if there are several. Text of the
+    file is cut, and nothing in it steers a terminal.
     Raises SlideError for a dtype other than uint8 and uint16.
     """
 
@@ -95,6 +97,9 @@ class Slide:
 
     def __post_init__(self) -> None:
         check_dtype(self.path, self.dtype)
+        for name in ("channels", "notes", "images"):
+            told = tuple(printable(text)[:MAX_TEXT] for text in getattr(self, name))
+            object.__setattr__(self, name, told)
         if not self.levels or 0 in self.shape:
             raise SlideError(f"{self.path}: holds no pixels: give another file")
 
@@ -119,6 +124,19 @@ class Slide:
         """How many level-0 pixels one pixel of each level spans, mean of y and x; 1.0 first."""
         h, w = self.shape
         return tuple((h / level.shape[0] + w / level.shape[1]) / 2 for level in self.levels)
+
+
+def is_downsample(base: tuple[int, int], level: tuple[int, int]) -> bool:
+    """Whether a level (h, w) is the whole of `base`, smaller by one factor, up to rounding.
+
+    >>> is_downsample((700, 512), (350, 256)), is_downsample((700, 512), (175, 256))
+    (True, False)
+    """
+    (h0, w0), (h, w) = base, level
+    factor = math.sqrt(h0 * w0 / (h * w)) if h * w else 0.0
+    return factor > 1.1 and all(
+        abs(n - n0 / factor) <= 1 + 0.02 * n for n, n0 in ((h, h0), (w, w0))
+    )
 
 
 def check_dtype(path: str, dtype: np.dtype[Any]) -> None:

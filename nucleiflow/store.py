@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore, ObjectStore, StorePath
 
-from nucleiflow import ngff, objects, records
+from nucleiflow import chunks, ngff, objects, records
 from nucleiflow.box import Box
 from nucleiflow.errors import SlideError, StoreError
 from nucleiflow.objects import UnreachableError
 from nucleiflow.place import Place, of
-from nucleiflow.slide import Level, Slide, mean_mpp
+from nucleiflow.slide import Level, Slide, is_downsample, mean_mpp
 
 CHUNK_PX = 512
 MAX_METADATA_BYTES = 1 << 24
+MAX_CHANNELS, MAX_PIXELS, MAX_LEVELS = 256, 10**11, 64
 TRUSTED_SECONDS = 1.0  # an array that is read is not looked up again for
 
 
@@ -164,20 +165,22 @@ def open_slide(path: str) -> Slide:
 
 
 def _slide(path: str, root: Place) -> Slide:
-    described = ngff.parse(_attributes(root), path)
-    arrays = [_level_array(path, root, name) for name in described.paths]
+    described = _described(path, root)
     axes = described.axes
-    if any(array.ndim != len(axes) for array in arrays):
-        raise SlideError(f"{path}: its arrays do not have the axes {axes!r} that it declares")
+    arrays = _levels(path, root, described)
     dtype = np.dtype(arrays[0].dtype)
     if dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
         raise SlideError(
             f"{path} holds {dtype} pixels: convert it to 8 or 16 bit unsigned integers"
         )
-    if 0 in arrays[0].shape:
-        raise SlideError(f"{path} has no pixels: its shape is {arrays[0].shape}")
     depth = arrays[0].shape[axes.index("c")] if "c" in axes else 1
-    notes = [
+    if depth > MAX_CHANNELS or math.prod(arrays[0].shape[-2:]) > MAX_PIXELS:
+        raise SlideError(
+            f"{path} claims a shape of {arrays[0].shape}: {MAX_CHANNELS} channels and {MAX_PIXELS} "
+            "px are the most"
+        )
+    notes = [*_absent(root / described.paths[0], arrays[0])]
+    notes += [
         f"axis {axis} has {size} planes: the first is used"
         for axis, size in zip(axes[:-2], arrays[0].shape[:-2], strict=True)
         if axis != "c" and size > 1
@@ -198,15 +201,63 @@ def _slide(path: str, root: Place) -> Slide:
     )
 
 
+def _described(path: str, root: Place) -> ngff.Multiscale:
+    try:
+        found = ngff.parse(_attributes(root), path)
+    except (ValueError, OverflowError, AttributeError, TypeError) as error:
+        raise SlideError(f"{path} has metadata of OME-Zarr that make no sense: {error}") from error
+    if len(set(found.axes)) < len(found.axes):
+        raise SlideError(f"{path} has axes {found.axes[:40]!r}: each must be there once")
+    return found
+
+
+def _levels(path: str, root: Place, described: ngff.Multiscale) -> list[Any]:
+    """The arrays of the finest level and of those that are the same image, but smaller."""
+    if len(described.paths) > MAX_LEVELS:
+        raise SlideError(f"{path}: has {len(described.paths)} levels, {MAX_LEVELS} are the most")
+    arrays = [_level_array(path, root, name) for name in described.paths]
+    if any(array.ndim != len(described.axes) for array in arrays):
+        raise SlideError(
+            f"{path}: its arrays do not have the axes {described.axes!r} that it declares"
+        )
+    first = arrays[0]
+    if 0 in first.shape:
+        raise SlideError(f"{path} has no pixels: its shape is {first.shape}")
+    return [first, *(one for one in arrays[1:] if _is_smaller(described.axes, first, one))]
+
+
+def _is_smaller(axes: str, first: Any, level: Any) -> bool:
+    """Whether a level has the type and channels of the finest, and its shape but for a factor."""
+    at = axes.find("c")
+    if level.dtype != first.dtype or (at >= 0 and level.shape[at] != first.shape[at]):
+        return False
+    return 0 not in level.shape and is_downsample(first.shape[-2:], level.shape[-2:])
+
+
+def _absent(place: Place, array: Any) -> list[str]:
+    """A note on chunks without a file: Zarr reads them as its fill value, and so do we."""
+    missing = chunks.absent(place, array) if isinstance(place, Path) else 0
+    return [f"{missing} chunks are absent and read as {array.fill_value}"] if missing else []
+
+
 def _level_array(path: str, root: Place, name: str) -> Any:
     try:
         with _slide_reported(root):
-            return zarr.open_array(_zarr(root / name), mode="r")
-    except UnreachableError:
+            _check_metadata(root / name)
+            return chunks.opened(_zarr(root / name))
+    except (UnreachableError, SlideError):
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0][:200]
-        raise SlideError(f"{path}: level {name!r} cannot be opened: {reason}") from error
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        raise SlideError(f"{path}: level {name[:99]!r} cannot be opened: {reason}") from error
+
+
+def _check_metadata(place: Place) -> None:
+    if not isinstance(place, Path):
+        return
+    for file in (place / "zarr.json", place / ".zarray", place / ".zattrs"):
+        if (records.size(file) or 0) > MAX_METADATA_BYTES:
+            raise SlideError(f"{file} is larger than {MAX_METADATA_BYTES >> 20} MB: not metadata")
 
 
 def _slide_reported(place: Place) -> contextlib.AbstractContextManager[None]:
@@ -217,7 +268,8 @@ def _slide_reported(place: Place) -> contextlib.AbstractContextManager[None]:
 def _image_root(place: Place) -> Place:
     """The image itself, or the first image of a bioformats2raw collection."""
     root = _attributes(place)
-    if "multiscales" not in root.get("ome", root) and is_ome_zarr(place / "0"):
+    ome = root.get("ome", root)
+    if not (isinstance(ome, dict) and "multiscales" in ome) and is_ome_zarr(place / "0"):
         return place / "0"
     return place
 
@@ -234,7 +286,9 @@ def _attributes(place: Place) -> dict[str, Any]:
             content = json.loads(records.get(file) or b"")
         except (ValueError, RecursionError) as error:
             raise SlideError(f"{file} is not readable JSON: {error}") from error
-        found = content.get("attributes", {}) if name == "zarr.json" else content
+        found = content
+        if name == "zarr.json" and isinstance(content, dict):
+            found = content.get("attributes", {})
         if isinstance(found, dict):
             return found
     return {}
@@ -264,7 +318,7 @@ def _level(array: Any, axes: str, path: str) -> Level:
         except UnreachableError:
             raise
         except Exception as error:
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
             raise SlideError(f"{path} cannot be read at {box}: {reason}") from error
         return np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels[..., None]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +18,14 @@ from nucleiflow import tiffmeta as meta
 from nucleiflow.errors import SlideError
 from nucleiflow.objects import ObjectFile, UnreachableError
 from nucleiflow.place import of
-from nucleiflow.slide import COPY, Level, NeedsOpenSlideError, Slide, unreadable
+from nucleiflow.slide import (
+    COPY,
+    Level,
+    NeedsOpenSlideError,
+    Slide,
+    is_downsample,
+    unreadable,
+)
 from nucleiflow.tiffcheck import check_files, check_level, check_page_chain, pixels, safe_xml, shape
 from nucleiflow.tiffread import RGB, YCBCR, kept_samples, reader
 
@@ -173,17 +179,12 @@ def _choose_series(
 
 def _is_downsample(base: TiffPageSeries, level: TiffPageSeries) -> bool:
     """True if `level` is the whole of `base`, smaller by one factor for y and x, up to rounding."""
-    (h0, w0), (h, w) = shape(base), shape(level)
-    factor = math.sqrt(h0 * w0 / (h * w)) if h * w else 0.0
     same = (
         level.dtype == base.dtype
         and level.axes == base.axes
         and kept_samples(level) == kept_samples(base)
     )
-    straight = factor > 1.1 and all(
-        abs(n - n0 / factor) <= 1 + 0.02 * n for n, n0 in ((h, h0), (w, w0))
-    )
-    return same and straight
+    return same and is_downsample(shape(base), shape(level))
 
 
 def _dropped(series: TiffPageSeries, keep: str, samples: int) -> list[str]:

@@ -12,10 +12,21 @@ from tifffile import TiffFile, TiffPage, TiffPageSeries
 from nucleiflow.errors import SlideError
 from nucleiflow.kept import MAX_BYTES
 from nucleiflow.slide import COPY, NeedsOpenSlideError, check_dtype, unreadable
-from nucleiflow.tiffread import APERIO_YCBCR, MIN_IS_WHITE, RGB, YCBCR, fill_value, flat_start
+from nucleiflow.tiffread import (
+    APERIO_YCBCR,
+    JPEG,
+    MIN_IS_WHITE,
+    PICTURES,
+    PLAIN,
+    RGB,
+    YCBCR,
+    fill_value,
+    flat_start,
+)
 
 MAX_PIXELS = 10**11
-MAX_PAGES = 10**6
+MAX_PAGES = 2**16
+MAX_TAGS = 4096  # of a page
 MAX_CHECKED_PAGES = 4096
 MAX_XML = 64 * 2**20
 MAX_CHUNK_BYTES = 2**31
@@ -42,6 +53,8 @@ def check_page_chain(path: str, tif: TiffFile) -> None:
             raise SlideError(f"{path}: more than {MAX_PAGES} pages: split the file")
         file.seek(offset)
         (tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+        if tags > MAX_TAGS:
+            raise SlideError(f"{path}: a page of {tags} tags: {COPY}")
         entries = file.read(tags * form.tagsize)
         (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
         _check_end(path, _tags_end(entries, form.byteorder, big=form.version == 43), file.size)
@@ -117,10 +130,13 @@ def _check_colour(path: str, page: TiffPage) -> None:
     is_raw = page.photometric == YCBCR and page.compression not in YCBCR_CODECS
     if is_raw or (page.compression == APERIO_YCBCR and _has_small_chroma(page)):
         raise NeedsOpenSlideError(f"{path}: raw YCbCr colours: convert it to RGB")
+    problem = "unsupported encoding: convert it to JPEG or LZW"
+    if page.compression not in JPEG | PICTURES | PLAIN:
+        raise SlideError(f"{path}: {problem} (TIFF compression {int(page.compression)})")
     try:
         page.decode(None, 0)
     except Exception as error:
-        raise unreadable(path, "unsupported encoding: convert it to JPEG or LZW", error) from error
+        raise unreadable(path, problem, error) from error
 
 
 def _has_small_chroma(page: TiffPage) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tifffile import TiffPage, TiffPageSeries
 
-from nucleiflow import kept, ycbcr
+from nucleiflow import coded, kept, ycbcr
 from nucleiflow.box import Box
 from nucleiflow.errors import SlideError
 from nucleiflow.objects import ObjectFile, UnreachableError
@@ -21,6 +21,10 @@ from nucleiflow.slide import COPY, to_channels_last, unreadable
 TINY_AXIS = 16  # samples of a pixel are read together
 KEPT_PX = 256  # tiles this near to the edge of a box are kept: its neighbours may need them
 JPEG = {6, 7, 34892, 33007}
+# pictures in tiles: JPEG 2000, PNG, WebP, JPEG XR; what all others unpack is bounded by the tile
+PICTURES = {33003, 33004, 33005, 34712, 34933, 34927, 50001, 34934, 22610}
+PLAIN = {1, 5, 8, 32773, 32946, 34925, 34926, 50000}
+SPARE_PX = 16  # that a coder may add to a tile
 APERIO_YCBCR = 33003  # JPEG 2000 whose components are YCbCr, whatever the photometric tag says
 MIN_IS_WHITE, RGB, YCBCR = 0, 2, 6
 ALPHA = {1, 2}  # values of the ExtraSamples tag
@@ -166,19 +170,46 @@ def _inner(box: Box) -> Box:
 
 
 def _paste(pixels: NDArray[Any], box: Box, decoded: NDArray[Any], tile: Box) -> None:
-    """Copy what a decoded tile (h, w, c) has of a box."""
+    """Copy what a decoded tile (h, w, c) has of a box. Too few of it would be spread over all."""
+    if decoded.shape[0] < tile.height or decoded.shape[1] < tile.width:
+        raise ValueError(f"a tile of {decoded.shape[:2]} px, and {tile.shape} belong there")
+    if decoded.shape[2] != pixels.shape[2]:
+        raise ValueError(f"a tile of {decoded.shape[2]} samples")
     common = box.intersect(tile)
     pixels[common.slices(origin=box)] = decoded[common.slices(origin=tile)]
 
 
 def decode(part: Part, index: int) -> NDArray[Any] | None:
-    """One tile (h, w, c) as its file stores it, in RGB; None if the file lacks it."""
-    page = part.page.keyframe
-    data, _, _ = page.decode(part.read(index), index, **part.tables)
+    """One tile (h, w, c) as its file stores it, in RGB; None if the file lacks it.
+
+    Raises ValueError for one that claims more pixels than a tile has, or breaks off.
+    """
+    page, data = part.page.keyframe, part.read(index)
     if data is None:
         return None
-    tile: NDArray[Any] = data[0]
+    if page.compression not in PLAIN:
+        _check_header(page, part.tables.get("jpegheader") or data, coded.scans(data))
+    found, _, _ = page.decode(data, index, **part.tables)
+    ends = coded.endings(data) if page.compression in JPEG else None
+    if ends is not None:
+        one, other = (page.decode(each, index, **part.tables)[0] for each in ends)
+        if not np.array_equal(one, other):
+            raise ValueError("a JPEG that breaks off")
+    tile: NDArray[Any] = found[0]
     return ycbcr.to_rgb(tile) if page.compression == APERIO_YCBCR else tile
+
+
+def _check_header(page: Any, data: bytes, scans: int) -> None:
+    """Refuse a coded picture that claims too much, before it is decoded."""
+    said = coded.size(data)
+    if said is None or scans > coded.MAX_SCANS:
+        raise ValueError("a tile whose header is not known")
+    height, width, samples = said
+    tall = page.tilelength if page.is_tiled else page.rowsperstrip
+    wide = page.tilewidth if page.is_tiled else page.imagewidth
+    most = max(4, page.samplesperpixel)
+    if height > tall + SPARE_PX or width > wide + SPARE_PX or samples > most:
+        raise ValueError(f"a tile that claims {width} x {height} px of {samples} samples")
 
 
 def _pages(path: str, level: TiffPageSeries) -> list[int]:
