@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+
+from nucleiflow.measure import plain
 
 LIMIT_UM, RADIUS_UM = 100.0, 50.0
 LIMIT_PX, RADIUS_PX = 400.0, 200.0  # where µm are not known
@@ -43,15 +44,11 @@ def meet(
     Distances are NaN beyond the limit. They depend on two points alone, so that a window that
     holds all within reach gives what the whole slide gives.
     """
+    from nucleiflow import nearby
+
     scale = np.array(ranges.pixel_um or (1.0, 1.0))
-    points = np.concatenate([own, others]) * scale
-    distances, near = np.zeros(0), np.zeros(0, np.int64)
-    if len(own):
-        tree = cKDTree(points)
-        asked = points[: len(own)]
-        distances = tree.query(asked, k=2)[0][:, 1]  # the first is the nucleus itself
-        distances = np.where(distances <= ranges.limit, distances, np.nan)
-        near = tree.query_ball_point(asked, ranges.radius, return_length=True) - 1
+    points = plain(np.concatenate([own, others]) * scale, np.float64)
+    distances, near = nearby.meet(points, len(own), ranges.limit, ranges.radius)
     columns: dict[str, NDArray[Any]] = {
         "nearest_neighbor_distance": distances / np.sqrt(scale.prod()),
         "neighbors": np.minimum(near, np.iinfo(np.uint16).max).astype(np.uint16),

@@ -18,7 +18,7 @@ LAYERS = (
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
-    "jsontext fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr",
+    "jsontext nearby fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr",
     "objects records forgetful deflate",
     "dicom formats companions tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
@@ -57,7 +57,7 @@ LATE = {
     *("tensorflow", "keras", "dask", "distributed", "dask_jobqueue", "pynvml", "obstore"),
     *("numba", "pyarrow", "shapely", "pandas", "napari", "openslide"),
 }
-COMPILED = {"kernels", "tracing", "jsontext"}  # of numba: imported inside functions only
+COMPILED = {"kernels", "tracing", "jsontext", "nearby"}  # of numba: imported inside functions only
 SCIENCE = {"scipy", "skimage", "numba"}  # for layer 1, where arrays go in and out, and the data set
 MODULES = sorted(PACKAGE.glob("*.py"))
 TREES = {path.stem: ast.parse(path.read_text()) for path in MODULES}

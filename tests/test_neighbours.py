@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial import cKDTree
 
 from nucleiflow.neighbours import Ranges, meet
 
@@ -60,6 +61,23 @@ def test_on_a_lattice_where_distances_tie_a_window_gives_the_same(seed, scale, c
     part = meet(points[:cut], generator.permutation(points[cut:]), ranges)
     for name, column in whole.items():
         np.testing.assert_array_equal(part[name], column[:cut])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("spread", [30.0, 500.0, 20_000.0, 3e6])
+def test_sparse_dense_and_far_apart_it_is_what_a_tree_finds(seed, spread):
+    """Bit for bit; the cells that are looked into must not be seen in the answer."""
+    random = np.random.default_rng(seed)
+    points = random.normal(0, spread, (700, 2)).round(int(random.integers(0, 3)))
+    scaled = points * UM.pixel_um
+    tree = cKDTree(scaled)
+    apart = tree.query(scaled, k=2)[0][:, 1]
+    near = [len(found) - 1 for found in tree.query_ball_point(scaled, UM.radius)]
+    columns = meet(points[:300], points[300:], UM)
+    np.testing.assert_array_equal(
+        columns["nearest_neighbor_distance_um"], np.where(apart <= UM.limit, apart, np.nan)[:300]
+    )
+    assert columns["neighbors"].tolist() == near[:300]
 
 
 def test_coincident_nuclei_are_neighbours():
