@@ -18,9 +18,9 @@ LAYERS = (
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
-    "jsontext nearby fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr",
+    "jsontext nearby fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr coded",
     "objects records forgetful deflate",
-    "dicom formats companions tiffcheck tiffmeta tiffread",
+    "dicom formats companions chunks tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
     "source identity cluster checkup doctor tasks look flow batch forecast show showcase train "
     "classic layouts dataset evaluate describe weakspots lock status jobfile holes rerun report "
@@ -37,7 +37,7 @@ DOORS = {
     "distributed": {"cluster", "slurm", "forgetful"},
     "dask_jobqueue": {"slurm"},
     "pynvml": {"gpus"},
-    "zarr": {"store", "anndata_zarr"},
+    "zarr": {"store", "anndata_zarr", "chunks"},
     "obstore": {"objects"},
     "tifffile": {"tiff", "tiffcheck", "tiffmeta", "tiffread"},
     "PIL": {"picture", "api"},
