@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleiflow.arrays import plain
 from nucleiflow.box import Box
 
 # splitmix64 (Steele, Lea, Flood 2014), two streams
 GOLDEN = np.array([0x9E3779B97F4A7C15, 0xD1B54A32D192ED03], np.uint64)
-FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 def share(labels: NDArray[Any], core: Box, slide_width: int) -> NDArray[np.uint64]:
@@ -21,20 +21,10 @@ def share(labels: NDArray[Any], core: Box, slide_width: int) -> NDArray[np.uint6
 
     Sums do not depend on how the slide is cut: the total is the same for every tiling.
     """
-    flat = labels.ravel()
-    inside = np.flatnonzero(flat)
-    y, x = np.divmod(inside, labels.shape[1])
-    place = ((y + core.y0) * slide_width + x + core.x0).astype(np.uint64)
-    value = flat[inside].astype(np.uint64)
-    with np.errstate(over="ignore"):
-        sums = [_mix(_mix(place * gold + gold) ^ value).sum(dtype=np.uint64) for gold in GOLDEN]
-    return np.array(sums, np.uint64)
+    from nucleiflow import pixelwise
 
-
-def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    value = (value ^ (value >> np.uint64(30))) * FIRST
-    value = (value ^ (value >> np.uint64(27))) * SECOND
-    return np.asarray(value ^ (value >> np.uint64(31)))
+    whole = plain(labels.view(np.int32), np.int32)
+    return np.asarray(pixelwise.hashed(whole, (core.y0, core.x0), slide_width, GOLDEN))
 
 
 def total(shares: Iterable[NDArray[np.uint64]]) -> str:

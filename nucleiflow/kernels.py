@@ -75,30 +75,36 @@ REST_COLUMNS = 4
 
 
 @inner
-def _is_border(labels: NDArray[np.int32], y: int, x: int) -> bool:
-    """Whether a pixel of a nucleus has a pixel of something else beside it, or nothing."""
-    label = labels[y, x]
-    return (
-        y == 0
-        or x == 0
-        or y == labels.shape[0] - 1
-        or x == labels.shape[1] - 1
-        or labels[y - 1, x] != label
-        or labels[y + 1, x] != label
-        or labels[y, x - 1] != label
-        or labels[y, x + 1] != label
-    )
+def _borders(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which pixels of nuclei have a pixel of something else beside them, or nothing."""
+    height, width = labels.shape
+    found = np.zeros(labels.shape, np.bool_)
+    for y in range(height):
+        if y in (0, height - 1):
+            found[y] = labels[y] != 0
+            continue
+        above, here, below, border = labels[y - 1], labels[y], labels[y + 1], found[y]
+        for x in range(1, width - 1):
+            label = here[x]
+            border[x] = (label != 0) & (
+                (above[x] != label)
+                | (below[x] != label)
+                | (here[x - 1] != label)
+                | (here[x + 1] != label)
+            )
+        border[0], border[width - 1] = here[0] != 0, here[width - 1] != 0
+    return found
 
 
 @inner
-def _bend(labels: NDArray[np.int32], y: int, x: int) -> int:
+def _bend(labels: NDArray[np.int32], borders: NDArray[np.bool_], y: int, x: int) -> int:
     """Which kind of step the outline makes at a border pixel, as scikit-image's perimeter has it:
     the column to count it in, or -1.
     """
     label, code = labels[y, x], 1
     for v in range(max(y - 1, 0), min(y + 2, labels.shape[0])):
         for u in range(max(x - 1, 0), min(x + 2, labels.shape[1])):
-            if labels[v, u] == label and (v != y or u != x) and _is_border(labels, v, u):
+            if borders[v, u] and labels[v, u] == label and (v != y or u != x):
                 code += 10 if v != y and u != x else 2
     if code in (5, 7, 15, 17, 25, 27):
         return STRAIGHT
@@ -173,6 +179,7 @@ def _sums(  # noqa: PLR0913, PLR0917
     shapes[:, Y0] = shapes[:, X0] = np.iinfo(np.int64).max
     light[:, :, LEAST] = np.iinfo(np.int64).max
     height, width = probability.shape
+    borders = _borders(labels)
     for row in range(height):
         end = 0
         while end < width:
@@ -184,8 +191,8 @@ def _sums(  # noqa: PLR0913, PLR0917
             one = shapes[label]
             _add_shape(one, origin[0] + row, origin[1] + begin, end - begin)
             for column in range(corner[1] + begin, corner[1] + end):
-                if _is_border(labels, corner[0] + row, column):
-                    kind = _bend(labels, corner[0] + row, column)
+                if borders[corner[0] + row, column]:
+                    kind = _bend(labels, borders, corner[0] + row, column)
                     if kind >= 0:
                         one[kind] += 1
             for channel in range(pixels.shape[0]):
@@ -279,54 +286,3 @@ def convex_areas(
             last, b = _bound(right_along, right, right_size, 2 * row, b)
             areas[index] += max(0, -last - first + 1)
     return areas
-
-
-@compiled
-def blocks(
-    light: NDArray[np.int32],
-    corner: tuple[int, int],
-    shape: tuple[int, int],
-    phase: tuple[int, int],
-    amount: tuple[int, int],
-    sizes: tuple[int, int, int, int],
-) -> NDArray[np.int64]:
-    """Light (H, W) of a window -> for each block that the core touches: its pixels, their sum and
-    sum of squares, and sums of squared differences to the pixels `near`, `middle` and `far` on,
-    both ways. The core of `shape` begins at `corner`, and `phase` px into a block; `sizes` are a
-    block's side, near, middle and far.
-    """
-    side = sizes[0]
-    found = np.zeros((amount[0], amount[1], 6), np.int64)
-    for y in range(shape[0]):
-        for column in range(amount[1]):
-            one = found[(y + phase[0]) // side, column]
-            first = max(0, column * side - phase[1])
-            last = min(shape[1], (column + 1) * side - phase[1])
-            _add_run(light, corner[0] + y, corner[1] + first, corner[1] + last, sizes, one)
-    return found
-
-
-@inner
-def _add_run(
-    light: NDArray[np.int32],
-    y: int,
-    start: int,
-    stop: int,
-    sizes: tuple[int, int, int, int],
-    one: NDArray[np.int64],
-) -> None:
-    total = squares = np.int64(0)
-    for x in range(start, stop):
-        value = np.int64(light[y, x])
-        total += value
-        squares += value * value
-    one[0] += stop - start
-    one[1] += total
-    one[2] += squares
-    for place in (1, 2, 3):
-        step, apart = sizes[place], np.int64(0)
-        for x in range(start, stop):
-            down = np.int64(light[y + step, x] - light[y, x])
-            right = np.int64(light[y, x + step] - light[y, x])
-            apart += down * down + right * right
-        one[2 + place] += apart

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.color import hed_from_rgb
 
+from nucleiflow.arrays import plain
+
 Columns = dict[str, NDArray[Any]]
 
 SHAPE = (
@@ -66,11 +68,6 @@ def sums(  # noqa: PLR0913
     if od:
         found["od"] = rest[:, kernels.DENSITY :]
     return found
-
-
-def plain(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
-    """The array as compiled loops take it: of one kind, so that each is compiled once."""
-    return np.require(array, dtype, ["C", "A", "W"])
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow.measure import plain
+from nucleiflow.arrays import plain
 
 MOVE_PX = 0.35  # how far an outline may move; a pixel centre is at least 0.354 px away
 PACKED = ("wkb", "wkb_length")  # columns of a record with outlines

@@ -13,12 +13,13 @@ import nucleiflow
 PACKAGE = Path(nucleiflow.__file__).parent
 ROOT = PACKAGE.parent
 LAYERS = (
-    "__init__ errors box complaint config snapshot place credentials",
+    "__init__ errors box arrays complaint config snapshot place credentials",
     "slide receptive plan normalise stain tissue seeds merge grow pyramid augment metrics overlay "
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
-    "jsontext nearby fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr coded",
+    "jsontext nearby fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr "
+    "coded pixelwise",
     "objects records forgetful deflate",
     "dicom formats companions chunks tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
@@ -57,7 +58,13 @@ LATE = {
     *("tensorflow", "keras", "dask", "distributed", "dask_jobqueue", "pynvml", "obstore"),
     *("numba", "pyarrow", "shapely", "pandas", "napari", "openslide"),
 }
-COMPILED = {"kernels", "tracing", "jsontext", "nearby"}  # of numba: imported inside functions only
+COMPILED = {
+    "kernels",
+    "pixelwise",
+    "tracing",
+    "jsontext",
+    "nearby",
+}  # imported inside functions only
 SCIENCE = {"scipy", "skimage", "numba"}  # for layer 1, where arrays go in and out, and the data set
 MODULES = sorted(PACKAGE.glob("*.py"))
 TREES = {path.stem: ast.parse(path.read_text()) for path in MODULES}

@@ -63,7 +63,7 @@ def test_contrast_is_not_sharpness(field):
     strong, weak = sharpness(seen(plane)), sharpness(seen(plane * 0.5 + 60))
     both = np.isfinite(strong) & np.isfinite(weak)
     assert both.sum() > 8
-    np.testing.assert_allclose(strong[both], weak[both], rtol=0.05)
+    np.testing.assert_allclose(strong[both], weak[both], rtol=0.1)
 
 
 @pytest.mark.parametrize("noise", [2, 5])
