@@ -86,6 +86,26 @@ def cellpose_import():
     return distributed_segmentation
 
 
+def repaired(theirs):
+    """Cellpose's `shrink_labels` takes the gradient of block faces, which it can in volumes only:
+    in images, whose faces are lines, it deletes all labels, and no nucleus is united. Given twice
+    the line is a plane.
+    """
+    shrink = theirs.shrink_labels
+
+    def shrink_line(plane, threshold):
+        line = plane.squeeze()
+        return shrink(np.stack([line, line]), threshold)[0].reshape(plane.shape)
+
+    theirs.shrink_labels = shrink_line
+
+
+def cellpose_repaired(maps, out, folder):
+    """The same with its mending of seams repaired for images of two dimensions."""
+    repaired(cellpose_import())
+    cellpose(maps, out, folder)
+
+
 def cellpose(maps, out, folder):
     """Cellpose's `distributed_eval`: blocks with overlap, united where they touch at block faces.
 
@@ -212,7 +232,7 @@ def stardist_whole(maps, out, folder):
 METHODS = {
     one.__name__: one
     for one in (
-        *(skimage, scipy_label, dask_image, cellpose),
+        *(skimage, scipy_label, dask_image, cellpose, cellpose_repaired),
         *(stardist, stardist_maps, stardist_whole),
     )
 }
@@ -226,7 +246,10 @@ IMPORTED = {
     "skimage": ("skimage.measure", "skimage.segmentation"),
     "scipy_label": ("scipy.ndimage",),
     "dask_image": ("dask.array", "dask_image.ndmeasure"),
-    "cellpose": ("distributed", "skimage.measure", "skimage.segmentation"),
+    **dict.fromkeys(
+        ("cellpose", "cellpose_repaired"),
+        ("distributed", "skimage.measure", "skimage.segmentation"),
+    ),
     **dict.fromkeys(("stardist", "stardist_maps", "stardist_whole"), ("stardist.models",)),
 }
 
@@ -272,7 +295,7 @@ def main():
 
 def warm(method):
     """Import what a method needs before the clock runs."""
-    if method == "cellpose":
+    if method.startswith("cellpose"):
         cellpose_import()
     for name in IMPORTED.get(method, ()):
         importlib.import_module(name)

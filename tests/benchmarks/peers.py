@@ -9,6 +9,7 @@ the labels of the same method without tiles.
 * scikit-image: label and watershed of the whole image: there are no tiles.
 * dask-image: `ndmeasure.label` of the seeds; without tiles, SciPy's. It does not grow nuclei.
 * cellpose: `distributed_eval`, a watershed in place of its network; without tiles, scikit-image's.
+  As it is it unites nothing in images of two dimensions; *repaired*, it does.
 * StarDist: `predict_instances_big`, with distances measured on our nuclei in place of its network;
   without tiles, `predict_instances`.
 * cellpose's averaging: the shipped network on tiles of 256 px that overlap by a tenth, averaged by
@@ -38,7 +39,7 @@ from seamerrors import Errors, errors
 from nucleiflow import __version__, demo, model, normalise, plan, unet
 
 HERE = Path(__file__).parent
-FINEST_PX = 4096  # of the generated slide; larger ones are made of it and its mirror images
+FEW_PX, SOME_PX, MANY_PX = 2048, 4096, 8192  # sides; slow methods are asked for the first ones
 CPU_TORCH = ("--extra-index-url", "https://download.pytorch.org/whl/cpu", "torch==2.13.0+cpu")
 ENVIRONMENTS = {
     "dask-image": ("dask-image", "zarr"),
@@ -66,8 +67,12 @@ METHODS = (
     Method("nucleiflow", "ours.py", "tiled", "ours.py whole"),
     Method("scikit-image, whole", "peer.py", "skimage", ""),
     Method("dask-image, seeds", "peer.py", "dask_image", "peer.py scipy_label", "dask-image"),
-    Method("cellpose, blocks", "peer.py", "cellpose", "peer.py skimage", "cellpose"),
-    Method("StarDist, big", "peer.py", "stardist", "peer.py stardist_whole", "stardist", 4096),
+    Method("cellpose", "peer.py", "cellpose", "peer.py skimage", "cellpose", FEW_PX),
+    Method(
+        *("cellpose, repaired", "peer.py", "cellpose_repaired", "peer.py skimage", "cellpose"),
+        SOME_PX,
+    ),
+    Method("StarDist", "peer.py", "stardist", "peer.py stardist_whole", "stardist", FEW_PX),
 )
 
 
@@ -127,7 +132,7 @@ def network(seen: np.ndarray) -> np.ndarray:
 
 
 def write_maps(folder: Path, sizes: Sequence[int]) -> None:
-    """The maps of each size, once: the finest, then the last one and its mirror images."""
+    """The maps of each size, once: of a slide, and then of each size before and its mirrors."""
     packed = None
     for size in sizes:
         place = folder / str(size) / "maps.zarr"
@@ -258,7 +263,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="scratch: environments (4 GB), maps, labels")
-    parser.add_argument("--sides", type=int, nargs="*", default=[FINEST_PX, 2 * FINEST_PX])
+    parser.add_argument("--sides", type=int, nargs="*", default=[FEW_PX, SOME_PX, MANY_PX])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     parser.add_argument("--picture", type=Path, help="draw them here, as SVG")
