@@ -37,7 +37,7 @@ def describe(path: Path = SHIPPED) -> dict[str, Any]:
 def _evaluation(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict):
         raise ModelError(f"{path} is not what `nucleiflow evaluate` writes")

@@ -52,6 +52,8 @@ def explain(error: BaseException) -> str:
     text = printable(" ".join(str(error).split()))[:400]
     if isinstance(error, NucleiflowError):
         return text + where
+    if isinstance(error, MemoryError):
+        return f"memory ran out{where}: use fewer workers, smaller tiles, or a larger machine"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or 'input or output'}{where}"
     return f"unexpected {type(error).__name__}: {text}{where}; see --debug"

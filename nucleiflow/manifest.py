@@ -17,6 +17,7 @@ from nucleiflow.errors import ConfigError
 COLUMNS = tuple(dict.fromkeys(("slide", "id", *Entry.model_fields)))
 DELIMITERS = (",", ";", "\t")
 MAX_ROWS = 1_000_000
+MAX_LINES = 2 * MAX_ROWS
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ def parse(text: str, *, name: str, folder: Path, environ: Mapping[str, str]) -> 
     """
     where = Where(folder, environ)
     try:
+        if text.count("\n") > MAX_ROWS:  # counted before anything is looked at
+            _check_count(sum(1 for _ in zip(_lines(text), range(MAX_ROWS + 2), strict=False)) - 1)
         lines = _lines(text)
         _, header = next(lines, (1, ()))
         columns = _columns(header)
@@ -52,6 +55,8 @@ def parse(text: str, *, name: str, folder: Path, environ: Mapping[str, str]) -> 
 
 def _lines(text: str) -> Iterator[tuple[int, list[str]]]:
     """Line numbers from 1 and stripped cells, without lines that are empty."""
+    if text.count("\n") > MAX_LINES:
+        raise ConfigError(f"there are more than {MAX_LINES:,} lines: cut it into several")
     text = text.removeprefix("\ufeff")
     reader = csv.reader(
         io.StringIO(text, newline=""),

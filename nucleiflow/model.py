@@ -88,7 +88,7 @@ def sidecar(path: Path) -> dict[str, Any]:
         content = json.loads(path.with_suffix(".json").read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path.with_suffix('.json')} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path.with_suffix('.json')} is damaged: it must be an object, {{...}}")

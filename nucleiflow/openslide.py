@@ -65,7 +65,7 @@ def open_slide(path: str, file: Path) -> Slide:
         return _slide(path, file, opened)
     except BaseException as error:
         opened.close()
-        if isinstance(error, SlideError) or not isinstance(error, Exception):
+        if isinstance(error, SlideError | MemoryError) or not isinstance(error, Exception):
             raise
         raise unreadable(path, COPY, error) from error
 
@@ -180,6 +180,8 @@ class Gate:
         corner, size = (box.x0 * factor, box.y0 * factor), (box.width, box.height)
         try:
             picture = self.opened.read_region(corner, number, size)
+        except MemoryError:
+            raise
         except Exception as error:
             raise unreadable(self.path, f"cannot decode {box}: {COPY}", error) from error
         pixels = np.asarray(picture)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
-from nucleiflow import objects, records
+from nucleiflow import memory, objects, records
 from nucleiflow.box import Box
 from nucleiflow.errors import SlideError
 from nucleiflow.objects import UnreachableError
@@ -32,6 +32,8 @@ MAX_PIXELS = 2**30
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+COLOUR_BYTES, GREY_BYTES = 11, 6  # a pixel, with Pillow's own copies
+MOST_PIXELS_A_BYTE = 8 * 1032  # of one bit each, in a PNG; no JPEG comes near
 CUT = "is damaged or cut short: copy it again"
 
 
@@ -44,7 +46,7 @@ def open_slide(path: str) -> Slide:
     try:
         with _open(path) as file:
             return _slide(path, file)
-    except (SlideError, UnreachableError):
+    except (SlideError, UnreachableError, MemoryError):
         raise
     except Exception as error:
         raise unreadable(path, CUT, error) from error
@@ -66,13 +68,15 @@ def _slide(path: str, file: BinaryIO) -> Slide:
     file.seek(0)
     with _image(file) as image:
         mode, (width, height), dpi = image.mode, image.size, image.info.get("dpi")
+    size = file.seek(0, io.SEEK_END)
     if width * height > MAX_PIXELS:
         raise SlideError(
             f"{path}: {width} x {height} px is too large for a PNG or JPEG (limit {MAX_PIXELS} px, "
             "as it is decoded whole): convert it to a tiled TIFF"
         )
-    mpp, note = _mpp(dpi)
     rgb = mode not in GREY_MODES
+    _check_room(path, width * height, size, rgb=rgb)
+    mpp, note = _mpp(dpi)
     fetch, close = _decoder(path, rgb=rgb, deep=mode.startswith("I"))
     return Slide(
         path=path,
@@ -100,6 +104,18 @@ def _check_head(path: str, head: bytes) -> None:
             raise SlideError(f"{path}: 16-bit PNG in colour or with alpha: save it as TIFF")
     elif not head.startswith(JPEG_MAGIC):
         raise SlideError(f"{path}: is neither PNG nor JPEG: give an image file")
+
+
+def _check_room(path: str, pixels: int, size: int, *, rgb: bool) -> None:
+    """Refuse pixels that so few bytes cannot hold, and more than there is memory for."""
+    if pixels > MOST_PIXELS_A_BYTE * size:
+        raise SlideError(f"{path}: {size} bytes cannot be {pixels} px: {CUT}")
+    wanted, free = pixels * (COLOUR_BYTES if rgb else GREY_BYTES), memory.free()
+    if wanted > free:
+        raise SlideError(
+            f"{path}: takes {wanted / 1e9:.1f} GB of memory, as it is decoded whole, and "
+            f"{free / 1e9:.1f} GB are free: convert it to a tiled TIFF"
+        )
 
 
 def _image(file: BinaryIO) -> ImageFile.ImageFile:
@@ -143,7 +159,7 @@ def _decode(path: str, *, rgb: bool, deep: bool) -> NDArray[Any]:
                 return to_channels_last(np.asarray(image).astype(np.uint16), "YX")
             flat = np.asarray(image.convert("RGB" if rgb else "L"))
             return to_channels_last(flat, "YXS" if rgb else "YX")
-    except (SlideError, UnreachableError):
+    except (SlideError, UnreachableError, MemoryError):
         raise
     except Exception as error:
         raise unreadable(path, CUT, error) from error
@@ -162,7 +178,7 @@ def read_values(path: str, max_pixels: int) -> NDArray[Any]:
                 _check_pixels(path, image.size, max_pixels)
                 image.load()
                 return np.asarray(image.convert("L") if image.mode == "1" else image)
-    except (SlideError, UnreachableError):
+    except (SlideError, UnreachableError, MemoryError):
         raise
     except Exception as error:
         raise unreadable(path, CUT, error) from error

@@ -14,7 +14,7 @@ from nucleiflow.complaint import shown
 from nucleiflow.errors import ConfigError
 
 MAX_DEPTH = 16
-MAX_VALUES = 200_000  # with what aliases repeat
+MAX_VALUES = 50_000  # with what aliases repeat
 NULLS = ("", "~", "null", "Null", "NULL")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import struct
@@ -25,6 +26,7 @@ from nucleiflow.place import Place
 SUFFIX = ".rec"  # of arrays by name
 MAGIC = b"nfr1"
 MOST_BYTES = 1 << 31
+NUMBER = re.compile(r"[<>|=]?[biufSU][0-9]{1,9}")
 
 
 def put(place: Place, content: bytes) -> None:
@@ -194,8 +196,10 @@ def unpack(content: bytes) -> dict[str, NDArray[Any]]:
 
 
 def _number(text: Any) -> np.dtype[Any]:
+    if not NUMBER.fullmatch(str(text)):  # numpy gives other text to Python's parser
+        raise ValueError(f"an array of {text}")
     dtype = np.dtype(str(text))
-    if dtype.kind not in "biufSU" or dtype.itemsize == 0:
+    if dtype.itemsize == 0:
         raise ValueError(f"an array of {text}")
     return dtype
 

@@ -245,7 +245,7 @@ def _level_array(path: str, root: Place, name: str) -> Any:
         with _slide_reported(root):
             _check_metadata(root / name)
             return chunks.opened(_zarr(root / name))
-    except (UnreachableError, SlideError):
+    except (UnreachableError, SlideError, MemoryError):
         raise
     except Exception as error:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
@@ -315,7 +315,7 @@ def _level(array: Any, axes: str, path: str) -> Level:
         try:
             with _slide_reported(of(path)):
                 pixels = np.asarray(array[(*index, *box.slices())])
-        except UnreachableError:
+        except (UnreachableError, MemoryError):
             raise
         except Exception as error:
             reason = (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -82,7 +82,7 @@ def _told(path: str, problem: str, file: str | ObjectFile) -> Iterator[None]:
     except Exception as error:
         if isinstance(file, ObjectFile) and file.failed is not None:
             raise file.failed from error
-        if isinstance(error, SlideError):
+        if isinstance(error, SlideError | MemoryError):
             raise
         raise unreadable(path, problem, error) from error
     if isinstance(file, ObjectFile) and file.failed is not None:
@@ -208,7 +208,7 @@ def read_values(path: str, max_pixels: int) -> NDArray[Any]:
         with TiffFile(cast("Any", file)) as tif:
             _check_pixels(path, tif.pages.first, max_pixels)
             return np.asarray(tif.pages.first.asarray())
-    except (SlideError, UnreachableError):
+    except (SlideError, UnreachableError, MemoryError):
         raise
     except Exception as error:
         raise unreadable(path, COPY, error) from error

@@ -27,6 +27,7 @@ from nucleiflow.tiffread import (
 MAX_PIXELS = 10**11
 MAX_PAGES = 2**16
 MAX_TAGS = 4096  # of a page
+MAX_IMAGES = 4096  # of OME-XML
 MAX_CHECKED_PAGES = 4096
 MAX_XML = 64 * 2**20
 MAX_CHUNK_BYTES = 2**31
@@ -92,11 +93,29 @@ def safe_xml(path: str, tif: TiffFile) -> str:
 
 
 def check_files(path: str, root: Any) -> None:
-    """Refuse OME-XML that names files outside the folder of its own."""
+    """Refuse OME-XML that names files outside the folder of its own, or very many planes.
+
+    tifffile makes a list of them all.
+    """
+    planes, images = 0, 0
     for node in [] if root is None else root.iter():
+        tag = node.tag.rpartition("}")[2] if isinstance(node.tag, str) else ""
+        images += tag == "Image"
+        if tag == "Pixels":
+            planes += math.prod(_count(node, f"Size{axis}") for axis in "CZT")
+        elif tag == "TiffData":
+            planes += _count(node, "PlaneCount")
+        if planes > 4 * MAX_PAGES or images > MAX_IMAGES:
+            raise SlideError(f"{path}: its XML names too many planes or images: split the file")
         name = node.get("FileName", "") if node.tag.endswith("UUID") else ""
         if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
             raise SlideError(f"{path}: its XML names files of other folders: save it again")
+
+
+def _count(node: Any, name: str) -> int:
+    """A number that an element states; whatever else stands there counts as 1."""
+    text = node.get(name, "1").strip()
+    return abs(int(text)) if text.lstrip("+-").isdecimal() and len(text) < 20 else 1
 
 
 def check_level(path: str, level: TiffPageSeries) -> list[str]:

@@ -75,7 +75,7 @@ def reader(path: str, level: TiffPageSeries, owner: kept.Key, file: ObjectFile |
             raise ValueError(f"{path}: read after close")
         try:
             pixels = read(box)
-        except (SlideError, UnreachableError):
+        except (SlideError, UnreachableError, MemoryError):
             raise
         except Exception as error:
             raise unreadable(path, f"cannot decode {box}: {COPY}", error) from error
