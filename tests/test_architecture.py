@@ -21,7 +21,7 @@ LAYERS = (
     "jsontext nearby fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr "
     "coded pixelwise",
     "objects records forgetful deflate",
-    "dicom formats companions chunks tiffcheck tiffmeta tiffread",
+    "dicom formats companions chunks memory tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
     "source identity cluster checkup doctor tasks look flow batch forecast show showcase train "
     "classic layouts dataset evaluate describe weakspots lock status jobfile holes rerun report "
