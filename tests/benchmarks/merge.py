@@ -1,9 +1,11 @@
 """The merge stage at 100, 10,000 and 1,000,000 tiles of dense tissue: time, memory, its share.
 
-Records come from the generated slide, cut into tiles of 1,024 px and repeated. Up to 10,000 tiles
+Records come from the generated slide, cut into tiles and repeated. Up to 10,000 tiles of 1,024 px
 they are files, as a run leaves them, and what is timed is the task of a run, files written
-included; a million would be 20 GB, so they are made as they are asked for, and the names are
-thrown away. Each figure is that of a process of its own; `make bench-merge`.
+included. A million would be 20 GB: those are of 512 px, made as they are asked for, and the names
+are thrown away; 10,000 of the same kind are there to compare with. Each figure is that of a process
+of its own. Shares are of a run whose network takes a window of 1,024 px for each tile, or of
+2,048 px, as is usual; `make bench-merge`.
 """
 
 from __future__ import annotations
@@ -30,56 +32,55 @@ from nucleiflow.plan import Grid
 from nucleiflow.resolution import Resolution
 from nucleiflow.seeds import Record
 
-TILE_PX, FIELD = 1024, 2  # tiles on a side of the slide that is repeated
+FILE_PX, MADE_PX = 1024, 512  # sides of tiles whose records are files, and of those made
+FIELD = 2  # tiles on a side of the slide that is repeated
+WINDOWS_PX = 1024, 2048
 INSET_PX = 2  # of a seed within its nucleus
 SPEEDS = {"cpu": 2.6, "gpu": 40.0}  # MP/s of the network on two cores, and of one on a GPU
 Read = Callable[[int], Record]
 
 
-def field() -> list[list[np.ndarray]]:
-    """Seed numbers of the tiles of a dense slide, by row and column."""
-    _, truth = demo.make_slide(FIELD * TILE_PX, seam_px=TILE_PX)
-    side = 2 * INSET_PX + 1
-    inside = ndimage.minimum_filter(truth, side) == ndimage.maximum_filter(truth, side)
-    maps = np.where(inside & (truth > 0), 255, 0).astype(np.uint8)
-    both = np.stack([maps, maps], axis=-1)
-    every = range(0, FIELD * TILE_PX, TILE_PX)
-    return [
-        [
-            seeds.split(
-                both[y : y + TILE_PX, x : x + TILE_PX], nucleus_threshold=128, seed_threshold=128
-            )[1]
-            for x in every
-        ]
-        for y in every
-    ]
+def field(folder: Path, tile_px: int) -> np.ndarray:
+    """Seed numbers (row, column, h, w) of the tiles of a dense slide, made once."""
+    place = folder / f"field-{tile_px}.npy"
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _, truth = demo.make_slide(FIELD * tile_px, seam_px=tile_px)
+        side = 2 * INSET_PX + 1
+        inside = ndimage.minimum_filter(truth, side) == ndimage.maximum_filter(truth, side)
+        seed = (inside & (truth > 0)).reshape(FIELD, tile_px, FIELD, tile_px).swapaxes(1, 2)
+        eight = np.ones((3, 3), bool)
+        np.save(place, [[ndimage.label(one, eight)[0] for one in row] for row in seed])
+    return np.load(place).astype(np.uint32)
 
 
-def source(grid: Grid) -> Read:
+def source(folder: Path, grid: Grid) -> Read:
     """The record of any tile of a slide of such fields."""
+    side = grid.tile_px
     known = [
-        [seeds.record(one, Box(0, 0, TILE_PX, TILE_PX), grid.width) for one in row]
-        for row in field()
+        [seeds.record(one, Box(0, 0, side, side), grid.width) for one in row]
+        for row in field(folder, side)
     ]
 
     def read(index: int) -> Record:
         row, column = divmod(index, grid.columns)
         one = known[row % FIELD][column % FIELD]
-        first = one.first + (row * TILE_PX * grid.width + column * TILE_PX)
+        first = one.first + side * (row * grid.width + column)
         return Record(first, one.area, one.top, one.bottom, one.left, one.right)
 
     return read
 
 
-def sizes(tiles: int) -> Grid:
+def sizes(tiles: int, *, files: bool) -> Grid:
     """A slide of so many tiles: a square number."""
-    side = round(tiles**0.5) * TILE_PX
-    return Grid(side, side, TILE_PX, model.load().reach)
+    tile_px = FILE_PX if files else MADE_PX
+    side = round(tiles**0.5) * tile_px
+    return Grid(side, side, tile_px, model.load().reach)
 
 
 def filed(folder: Path, grid: Grid) -> Job:
     """A slide as it is after the network, as far as the merge sees it; made once."""
-    shape, folder = grid.shape, folder / str(len(grid))
+    shape, scratch, folder = grid.shape, folder, folder / str(len(grid))
     job = Job(
         slide="synthetic",
         resolution=Resolution(0, shape, shape, 1.0, 0.25, shape, 0.25, "as it is"),
@@ -94,7 +95,7 @@ def filed(folder: Path, grid: Grid) -> Job:
     )
     if not records.exists(job.record("segment", len(grid) - 1)):
         flow.clear(job)
-        read = source(grid)
+        read = source(scratch, grid)
         for index in range(len(grid)):
             records.put_arrays(job.record("segment", index), read(index).arrays())
     return job
@@ -102,8 +103,8 @@ def filed(folder: Path, grid: Grid) -> Job:
 
 def once(folder: Path, tiles: int, *, files: bool) -> dict[str, float]:
     """One merge: its seconds, what the process held before and at the most, nuclei."""
-    grid = sizes(tiles)
-    work = filed(folder, grid) if files else source(grid)
+    grid = sizes(tiles, files=files)
+    work = filed(folder, grid) if files else source(folder, grid)
     if isinstance(work, Job):
         records.remove_tree(work.records("new"))
     before = peak_mb()
@@ -135,7 +136,9 @@ def measured(folder: Path, tiles: int, rounds: int, *, files: bool) -> dict[str,
     """Several merges of one slide, each in a process of its own, and what they cost a tile."""
     command = [sys.executable, __file__, str(folder), "--one", str(tiles)]
     if files:
-        filed(folder, sizes(tiles))
+        filed(folder, sizes(tiles, files=True))
+    else:
+        field(folder, MADE_PX)
     found = []
     for _ in range(rounds):
         done = subprocess.run(
@@ -143,10 +146,15 @@ def measured(folder: Path, tiles: int, rounds: int, *, files: bool) -> dict[str,
         )
         found.append(json.loads(done.stdout))
     per_tile = spread([1e6 * one["seconds"] / tiles for one in found])
-    network = {name: TILE_PX**2 / speed for name, speed in SPEEDS.items()}  # us of a tile
+    network = {  # us of a tile
+        f"{name}, {side} px": side**2 / speed
+        for name, speed in SPEEDS.items()
+        for side in WINDOWS_PX
+    }
     return {
         "tiles": tiles,
         "records": "files" if files else "made",
+        "tile_px": FILE_PX if files else MADE_PX,
         "nuclei": found[0]["nuclei"],
         "us_per_tile": per_tile,
         "cpu_us_per_tile": spread([1e6 * one["cpu_seconds"] / tiles for one in found]),
@@ -172,9 +180,8 @@ def main() -> None:
     if given.one:
         print(json.dumps(once(given.folder, given.one, files=given.files)))
         return
-    print(
-        "     tiles  records       nuclei   us per tile (spread)  peak MB   of CPU run of GPU run"
-    )
+    shares = "  ".join(f"{name} at {side}" for name in SPEEDS for side in WINDOWS_PX)
+    print(f"     tiles  records       nuclei   us per tile (spread)  peak MB  of {shares}")
     rows = []
     cases = [(tiles, True) for tiles in given.files_tiles]
     cases += [(tiles, False) for tiles in given.tiles]
@@ -184,8 +191,8 @@ def main() -> None:
         us, share = one["us_per_tile"], one["share_percent"]
         print(
             f"{tiles:>10,}  {one['records']:<6} {one['nuclei']:>13,} {us['median']:>9.0f} "
-            f"({us['least']:.0f} to {us['most']:.0f}) {one['peak_mb']['median']:>9,.0f} "
-            f"{share['cpu']:>10.3f} % {share['gpu']:>9.3f} %",
+            f"({us['least']:.0f} to {us['most']:.0f}) {one['peak_mb']['median']:>9,.0f}     "
+            + "  ".join(f"{value:>9.3f} %" for value in share.values()),
             flush=True,
         )
     ratios = {
@@ -195,6 +202,9 @@ def main() -> None:
     }
     for kind, ratio in ratios.items():
         print(f"time per tile, most tiles over fewest, {kind}: {ratio:.2f}")
+    made = [one["above_start_mb"]["median"] for one in rows if one["records"] == "made"]
+    growth = made[-1] - made[0] if made else 0.0
+    print(f"memory on top of the start, most tiles less fewest, made: {growth:.0f} MB")
     if given.json:
         result = {"benchmark": "merge", "rows": rows, "time_per_tile_ratio": ratios}
         given.json.write_text(json.dumps(result, indent=1) + "\n")
