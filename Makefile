@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types tests bench-memory bench-networks bench-scales bench-batch bench-export gallery clean
+.PHONY: demo test lint types tests bench-memory bench-networks bench-scales bench-batch bench-export bench-merge bench-workers bench-peers gallery clean
 
 demo: $(VENV)/.run
 	$(BIN)/nucleiflow demo demo
@@ -34,6 +34,15 @@ bench-batch: $(VENV)/.test
 
 bench-export: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/export.py runs/export
+
+bench-merge: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/merge.py runs/merge
+
+bench-workers: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/workers.py runs/workers
+
+bench-peers: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/peers.py runs/peers --picture .github/peers.svg
 
 gallery: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/gallery.py runs/gallery
