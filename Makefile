@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types tests bench-memory bench-networks bench-scales bench-batch bench-export bench-merge bench-workers bench-peers gallery clean
+.PHONY: demo test lint types tests bench-memory bench-networks bench-scales bench-batch bench-decoding bench-export bench-merge bench-workers bench-peers gallery clean
 
 demo: $(VENV)/.run
 	$(BIN)/nucleiflow demo demo
@@ -31,6 +31,9 @@ bench-scales: $(VENV)/.test
 
 bench-batch: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/batch.py
+
+bench-decoding: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/decoding.py runs/decoding
 
 bench-export: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/export.py runs/export

@@ -35,7 +35,14 @@ class Result:
 
     @property
     def image(self) -> Any:
-        """Level 0 of the image, a lazy Zarr array (c, h, w), at the working resolution."""
+        """Level 0 of the image, a lazy Zarr array (c, h, w), at the working resolution.
+
+        Raises ConfigError if the run kept no copy of the slide.
+        """
+        if self.run.get("image") == "none":
+            raise errors.ConfigError(
+                f"{self.name} was run with image='none': its pixels are in {self.run['slide']} only"
+            )
         return self._level("0")
 
     def _level(self, inside: str) -> Any:

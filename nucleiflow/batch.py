@@ -237,12 +237,12 @@ def _exit_code(rows: Sequence[Mapping[str, Any]]) -> int:
 def _runner(chosen: Cluster, models: Sequence[Model], driver: _Driver) -> Iterator[Pool]:
     """Worker processes, or this process alone for the kind `serial`."""
     if chosen.kind == "serial":
-        from nucleiflow import tasks
+        from nucleiflow import pixels
 
         try:
             yield pool.Serial()
         finally:
-            tasks.close_slides()
+            pixels.close_slides()
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # inherited by the workers
     ready = partial(

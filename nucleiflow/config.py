@@ -42,6 +42,7 @@ KINDS_OF = {
 }
 URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 URL_WITH_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/]*@")
+REGION_BOX = re.compile(r"\s*(\d{1,9}):(\d{1,9})\s*,\s*(\d{1,9}):(\d{1,9})\s*")
 VARIABLE = re.compile(r"\$\{(\w*)\}")
 SIZE = re.compile(r"\d+(\.\d+)?\s*([kMGT]i?)?B", re.IGNORECASE)
 WALLTIME = re.compile(r"(\d+-)?\d+(:[0-5]\d){0,2}")
@@ -132,6 +133,7 @@ Margin = Annotated[int, Field(ge=0, le=1 << 20)]
 Level = Annotated[int, Field(ge=0, le=100)]
 Series = Annotated[int, Field(ge=0, le=100_000)]
 Mpp = Annotated[float, Field(gt=0.01, lt=100)]
+ImageKind = Literal["copy", "none"]
 StainName = Literal["fluorescence", "brightfield", "h&e"]
 Size = Annotated[str, _matches(SIZE, "use a size such as 16 GB")]
 Count = Annotated[int, Field(ge=1, le=100_000)]
@@ -154,7 +156,11 @@ class Frozen(BaseModel):
 
 
 class SlideOptions(Frozen):
-    """Options that may differ from slide to slide. None means: decided from slide or model."""
+    """Options that may differ from slide to slide. None means: decided from slide or model.
+
+    `image`: whether the OME-Zarr holds a copy of the slide's pixels beside the labels (copy, as it
+    does unless told otherwise), or the labels alone (none).
+    """
 
     mpp: Mpp | None = None
     stain: StainName | None = None
@@ -165,6 +171,7 @@ class SlideOptions(Frozen):
     working_mpp: Mpp | None = None
     tile_px: Pixels | None = None
     halo_px: Margin | None = None
+    image: ImageKind | None = None
 
 
 class Exports(Frozen):

@@ -34,12 +34,14 @@ def build(
     encoders: Mapping[str, Encode],
     *,
     budget: int = BUDGET,
+    finest: int = 0,
 ) -> Zoom:
     """Levels (h, w), finest first, -> the view: from the coarsest to the finest that fits.
 
-    `encode(level, box)` gives the tile of a layer as text, or None where it holds nothing.
+    Levels before `finest` are not shown. `encode(level, box)` gives the tile of a layer as text,
+    or None where it holds nothing.
     """
-    finest, coarsest = _range(shapes)
+    finest, coarsest = _range(shapes, finest)
     layers: dict[str, dict[str, str]] = {name: {} for name in encoders}
     shown: list[int] = []
     for level in range(coarsest, finest - 1, -1):
@@ -70,10 +72,11 @@ def build(
     )
 
 
-def _range(shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def _range(shapes: Sequence[tuple[int, int]], least: int) -> tuple[int, int]:
     """Numbers of the finest level that may be shown, and of the first one that is a single tile."""
     last = len(shapes) - 1
     finest = next((k for k, shape in enumerate(shapes) if max(shape) <= VIEW_PX), last)
+    finest = max(finest, least)
     single = (k for k in range(finest, len(shapes)) if max(shapes[k]) <= TILE_PX)
     return finest, next(single, last)
 

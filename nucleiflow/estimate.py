@@ -16,6 +16,7 @@ LABEL_BYTES_PER_PX = 0.3  # compressed labels and scratch of a dense slide, meas
 TABLE_BYTES_PER_PX = 1.0  # nuclei.parquet, nuclei.csv and nuclei.geojson.gz of a dense slide
 REPORT_BYTES, REPORT_BYTES_PER_PX, MOST_REPORT_BYTES = 1_000_000, 1.5, 15_000_000
 COMPRESSED = 0.75  # image bytes on disk per byte in memory, measured on H&E
+NUCLEI_SHARE = 0.3  # of a dense slide's pixels that may be nuclei
 OTHER_WORK = 1.1  # everything but the network, as a factor on its time
 
 
@@ -33,15 +34,19 @@ class Estimate:
     seconds: float | None
 
 
-def estimate(grid: Grid, *, channels: int, dtype: str, network_mp_per_s: float | None) -> Estimate:
-    """Cost of a slide of `channels` channels; `network_mp_per_s` is the speed of the bare network,
+def estimate(
+    grid: Grid, *, channels: int, dtype: str, network_mp_per_s: float | None, copied: bool = True
+) -> Estimate:
+    """Cost of a slide of `channels` channels; without a copy, only pixels of nuclei are kept, and
+    only meanwhile. `network_mp_per_s` is the speed of the bare network,
     all workers together, in megapixels of windows.
     """
     pixels = grid.height * grid.width
     windows = [grid.tile(index).window.area for index in _kinds(grid)]
     network = sum(area * count for area, count in zip(windows, _counts(grid), strict=True)) / 1e6
     seconds = network / network_mp_per_s * OTHER_WORK if network_mp_per_s else None
-    image = pixels * channels * np.dtype(dtype).itemsize * COMPRESSED * 4 / 3
+    image = pixels * channels * np.dtype(dtype).itemsize * COMPRESSED
+    image *= 4 / 3 if copied else NUCLEI_SHARE
     report = min(REPORT_BYTES + pixels * REPORT_BYTES_PER_PX, MOST_REPORT_BYTES)
     return Estimate(
         tiles=len(grid),

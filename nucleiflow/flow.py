@@ -15,6 +15,7 @@ from nucleiflow import (
     holes,
     look,
     ngff,
+    pixels,
     plan,
     provenance,
     records,
@@ -55,7 +56,7 @@ def _job(slide: Slide, name: str, folder: Place, config: RunConfig, model: Model
     stain.check(slide.channels, stain=config.stain, channel=config.channel)
     height, width = chosen.working_px
     reach = plan.check(config.tile_px or plan.DEFAULT_TILE_PX, config.halo_px, model.reach)
-    return Job(
+    job = Job(
         slide=slide.path,
         resolution=chosen,
         name=name,
@@ -66,7 +67,11 @@ def _job(slide: Slide, name: str, folder: Place, config: RunConfig, model: Model
         dtype=slide.dtype.newbyteorder("=").name,
         rgb=slide.rgb,
         series=config.series,
+        direct=config.image == "none",
     )
+    number = pixels.low_level(job)
+    own = number > 0 and any(pixels.of_own(job, slide, number))
+    return replace(job, apart=job.partial or own)
 
 
 def _resolution(slide: Slide, config: RunConfig, model: Model) -> Resolution:
@@ -98,6 +103,7 @@ def fingerprint(job: Job, config: RunConfig) -> dict[str, Any]:
             "mpp": job.mpp,
             "tile_px": job.grid.tile_px,
             **({} if job.series is None else {"series": job.series}),
+            **({"image": "none"} if job.direct else {}),
         },
         "settings": model.settings.as_json(),
         "code": {"version": __version__, "layout": LAYOUT},
@@ -160,7 +166,8 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
     looking = partial(tasks.look, job, config.stain, config.channel, tissue_only=config.tissue_only)
     yield from _timed([_solo(job, "look", looking)], seconds)
     job = look.known(job)
-    _publish_image(job)
+    if not job.direct:
+        _publish_image(job)
     tissue_tiles = look.tissue_tiles(job)
     whole = [tile for tile in tissue_tiles if tile not in job.holes]
     yield from _timed([_segment(job, whole)], seconds)
@@ -197,7 +204,7 @@ def _exported(
         yield Stage("export", partial(export.late, job.folder, missing), [0], 1, 0.0)
     if wanted.report and export.REPORT not in there:
         again = runfile.job(word, job.folder, Path(job.model.path))
-        yield Stage("report", partial(report.write, again, word), [0], 1, 0.0)
+        yield Stage("report", partial(report.later, again, word), [0], 1, 0.0)
         store.remove(job.work)
     now = export.sizes(job.folder)
     if now == there:
@@ -255,18 +262,27 @@ def _solo(job: Job, name: str, task: Callable[[int], None]) -> Stage:
 
 
 def _image(job: Job) -> Iterable[Stage]:
-    tiles, copy = range(len(job.grid)), partial(tasks.copy_image, job)
-    yield _stage(job, "image", copy, tiles, "image-0", may_have_holes=True)
-    yield from _pyramid(job, "image", "image", tasks.shrink_image)
+    """The copy of the slide, unless there is none, and its low levels."""
+    if not job.direct:
+        tiles, copy = job.grid.along(range(len(job.grid))), partial(tasks.copy_image, job)
+        yield _stage(job, "image", copy, tiles, "image-0", may_have_holes=True)
+        last = pixels.first(job) if job.apart else None
+        yield from _pyramid(job, "image", "image", tasks.shrink_image, last)
+    if job.apart:
+        seeing = partial(tasks.overview, job)
+        yield replace(_stage(job, "image", seeing, [0], "overview"), tile_megapixels=0.0)
 
 
 def _segment(job: Job, tiles: Sequence[int]) -> Stage:
     task = partial(tasks.segment, job)
-    return _stage(job, "segment", task, tiles, "segment", may_have_holes=True)
+    return _stage(job, "segment", task, job.grid.along(tiles), "segment", may_have_holes=True)
 
 
-def _pyramid(job: Job, name: str, kind: str, shrink: Callable[..., None]) -> Iterable[Stage]:
-    for level in range(1, len(job.levels)):
+def _pyramid(
+    job: Job, name: str, kind: str, shrink: Callable[..., None], last: int | None = None
+) -> Iterable[Stage]:
+    """Levels that no tile has written with its own, all of them or those before `last`."""
+    for level in range(job.own_levels + 1, last or len(job.levels)):
         tiles = range(len(job.level_grid(level)))
         yield _stage(job, name, partial(shrink, job, level), tiles, f"{kind}-{level}")
         if len(tiles) == 1:
@@ -291,13 +307,15 @@ def _some_left(
 
 def _create(job: Job) -> None:
     """All arrays of the run, empty; no metadata yet that would let them look finished."""
-    side = job.grid.tile_px
+    channels = len(job.channels)
     for number, shape in enumerate(job.levels):
-        level = (len(job.channels), *shape)
-        store.create_array(job.store / str(number), level, job.dtype, tile_px=side, axes="cyx")
+        side = job.shard_px(number)
+        if not job.direct:
+            level = (channels, *shape)
+            store.create_array(job.store / str(number), level, job.dtype, tile_px=side, axes="cyx")
         store.create_array(job.labels / str(number), shape, "uint32", tile_px=side, axes="yx")
-    for path, dtype in ((job.foreground, "uint8"), (job.seeds, "uint32")):
-        store.create_array(path, job.levels[0], dtype, tile_px=side, axes="yx")
+    if job.direct:
+        pixels.create(job)
 
 
 def _publish_image(job: Job) -> None:
@@ -312,10 +330,16 @@ def _publish_image(job: Job) -> None:
 def _publish_labels(job: Job) -> None:
     """From now on viewers see the labels, and the holes in them."""
     levels, missing = len(job.levels), holes.found(job)
-    store.set_ome(job.labels, ngff.labels("nuclei", levels, job.resolution.pixel_um))
-    if missing:
-        store.set_attribute(job.labels, "nucleiflow", {"holes": missing})
+    shown = ngff.labels("nuclei", levels, job.resolution.pixel_um, beside=not job.direct)
+    store.set_ome(job.labels, shown)
+    told: dict[str, Any] = {"holes": missing} if missing else {}
+    if job.direct:
+        told |= {"slide": source.absolute(job.slide), "resolution": job.resolution.as_json()}
+    if told:
+        store.set_attribute(job.labels, "nucleiflow", told)
     store.set_ome(job.labels.parent, ngff.labels_group(["nuclei"]))
+    if job.direct:
+        store.set_ome(job.store, ngff.labels_group(["labels/nuclei"]))
 
 
 def _word(
@@ -337,6 +361,10 @@ def _word(
         "mpp": job.mpp,
         "resolution": job.resolution.as_json(),
         "channels": list(job.channels),
+        "dtype": job.dtype,
+        "colour": job.rgb,
+        "image": "none" if job.direct else "copy",
+        "low_levels": "slide" if job.apart else "means",
         "tiles": len(job.grid),
         "tile_px": job.grid.tile_px,
         "tiles_with_tissue": tissue_tiles,

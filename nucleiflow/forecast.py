@@ -87,7 +87,11 @@ def _one(wanted: Wanted, out: Place, model: Model, workers: int, speed: float | 
         return Forecast(path, 0, 0, 0, 0, None, None, workers, str(error), ())
     with slide:
         cost = estimate(
-            job.grid, channels=len(job.channels), dtype=job.dtype, network_mp_per_s=speed
+            job.grid,
+            channels=len(job.channels),
+            dtype=job.dtype,
+            network_mp_per_s=speed,
+            copied=not job.direct,
         )
         warnings = list(slide.notes)
         if job.mpp is None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import digest, pyramid, records, store, tables
+from nucleiflow import digest, pixels, pyramid, records, store, tables
 from nucleiflow.box import Box
-from nucleiflow.errors import StoreError, explain
+from nucleiflow.errors import SlideError, StoreError, explain
 from nucleiflow.job import Job
 from nucleiflow.objects import UnreachableError
 from nucleiflow.place import Place
@@ -53,12 +53,16 @@ def check(job: Job, word: dict[str, Any], say: Say) -> Iterator[Difference]:
     yield from _labels(job, areas, shares)
     if len(shares) == len(job.grid):
         yield from _nuclei(job, word, areas)
-    for name, root, halve in (
+    kinds = (
         ("labels", job.labels, pyramid.halve_nearest),
         ("image", job.store, pyramid.halve_mean),
-    ):
+    )
+    for name, root, halve in kinds[: 1 if job.direct else 2]:
         say(f"{job.name}: reading the levels of the {name}")
         for level in range(1, len(job.levels)):
+            if name == "image" and job.apart and level == pixels.first(job):
+                yield from _overview(job, say)
+                continue
             yield from _level(job, root, level, halve, f"level {level} of the {name}")
     summed = digest.total(shares)
     if summed != word["labels_digest"]:
@@ -145,6 +149,23 @@ def _level(
         if differ.any():
             place = _around(differ, core, 1 << level).clip(*job.grid.shape)
             yield Difference(f"{name} is not what the level above gives", place)
+
+
+def _overview(job: Job, say: Say) -> Iterator[Difference]:
+    """Whether the level that comes from the slide is what the slide gives, if it is there."""
+    try:
+        pixels.slide(job.slide, job.series)
+    except SlideError as error:
+        say(f"{job.name}: a low level of the image is not compared with the slide: {error}")
+        return
+    level = pixels.first(job)
+    try:
+        here = _read(job.store / str(level), Box(0, 0, *job.levels[level]))
+    except _UnreadableError as error:
+        yield Difference(f"level {level} of the image cannot be read: {error}")
+        return
+    if (here != pixels.whole(job)[0]).any():
+        yield Difference(f"level {level} of the image is not what the slide gives")
 
 
 def _read(place: Place, box: Box) -> NDArray[Any]:

@@ -14,6 +14,8 @@ from nucleiflow.plan import Grid
 from nucleiflow.resolution import Resolution
 from nucleiflow.settings import Postprocessing
 
+OWN_LEVELS = 2
+
 
 @dataclass(frozen=True)
 class Look:
@@ -35,23 +37,65 @@ class Look:
         return cls(**{**told, "norm": Normalisation(**norm)})
 
 
-@dataclass(frozen=True)
-class Job:
-    """One slide on its way; its outputs lie in `folder`, `look` is known after the image stage.
-
-    `holes` are the tiles that could not be done: they hold no pixels, or no labels.
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One slide at its working resolution, and where its pixels are: in the OME-Zarr in `folder`,
+    or, if it is `direct`, in the slide alone. `apart`: the low levels of the image come from coarse
+    levels of the slide, not from the level above.
     """
 
     slide: str
     resolution: Resolution
     name: str
     folder: Place
-    grid: Grid
-    model: Model
     channels: tuple[str, ...]
     dtype: str
-    rgb: bool
     series: int | None = None
+    direct: bool = False
+    apart: bool = False
+
+    @property
+    def partial(self) -> bool:
+        """Whether there are pixels of the slide that are not copied."""
+        return self.direct
+
+    @property
+    def mpp(self) -> float | None:
+        """µm per pixel of the working level."""
+        return self.resolution.mpp
+
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        return pyramid.shapes(*self.resolution.working_px)
+
+    @property
+    def store(self) -> Place:
+        return self.folder / f"{self.name}.ome.zarr"
+
+    @property
+    def labels(self) -> Place:
+        return self.store / "labels" / "nuclei"
+
+    @property
+    def work(self) -> Place:
+        return self.folder / "work"
+
+    @property
+    def low(self) -> Place:
+        """Low levels of a slide that is not copied."""
+        return self.work / "low.zarr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(View):
+    """One slide on its way; its outputs lie in `folder`, `look` is known after the image stage.
+
+    `holes` are the tiles that could not be done: they hold no pixels, or no labels.
+    """
+
+    grid: Grid
+    model: Model
+    rgb: bool
     look: Look | None = None
     holes: frozenset[int] = frozenset()
 
@@ -68,37 +112,20 @@ class Job:
         return self.rgb and self.look is not None and self.look.stain != "fluorescence"
 
     @property
-    def mpp(self) -> float | None:
-        """µm per pixel of the working level."""
-        return self.resolution.mpp
+    def own_levels(self) -> int:
+        """How many levels below level 0 have shards that belong to one tile of level 0, so that
+        they are written with it.
+        """
+        halves = sum(self.grid.tile_px % 2**k == 0 for k in range(1, OWN_LEVELS + 1))
+        return min(halves, len(self.levels) - 1)
 
-    @property
-    def levels(self) -> list[tuple[int, int]]:
-        return pyramid.shapes(self.grid.height, self.grid.width)
+    def shard_px(self, level: int) -> int:
+        """Side of a shard of a level of the image and of the labels."""
+        return self.grid.tile_px >> (level if level <= self.own_levels else 0)
 
     def level_grid(self, level: int) -> Grid:
         height, width = self.levels[level]
         return Grid(height, width, self.grid.tile_px, self.grid.reach)
-
-    @property
-    def store(self) -> Place:
-        return self.folder / f"{self.name}.ome.zarr"
-
-    @property
-    def labels(self) -> Place:
-        return self.store / "labels" / "nuclei"
-
-    @property
-    def work(self) -> Place:
-        return self.folder / "work"
-
-    @property
-    def foreground(self) -> Place:
-        return self.work / "foreground.zarr"
-
-    @property
-    def seeds(self) -> Place:
-        return self.work / "seeds.zarr"
 
     @property
     def tissue(self) -> Place:

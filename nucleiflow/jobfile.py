@@ -19,6 +19,7 @@ from nucleiflow.config import (
     Failure,
     File,
     Frozen,
+    ImageKind,
     Level,
     Margin,
     Mpp,
@@ -72,6 +73,7 @@ class JobFile(Frozen):
     mpp: Mpp | None = None
     stain: StainName | None = None
     channel: str | None = None
+    image: ImageKind | None = None
     tiles: Tiles = Tiles()
     tissue: Tissue = Tissue()
     exports: Exports = Exports()
@@ -310,6 +312,7 @@ def _defaults(job: JobFile, switches: Switches) -> RunConfig:
         stain=job.stain,
         channel=job.channel,
         model=job.model,
+        image=job.image,
         tissue_only=not job.tissue.whole_slide,
         exports=job.exports,
         restart=switches.restart,

@@ -29,6 +29,7 @@ class Kept:
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes, self.bytes = max_bytes, 0
+        self.decoded = 0  # tiles, so far
         self._tiles: OrderedDict[Key, Tile] = OrderedDict()
         self._coming: dict[Key, Future[Tile]] = {}
         self._lock = threading.Lock()
@@ -47,6 +48,7 @@ class Kept:
             coming = self._coming.get(key)
             if coming is None:
                 mine = self._coming[key] = Future()
+                self.decoded += 1
         if coming is not None:
             return coming.result()
         try:

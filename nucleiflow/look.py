@@ -1,4 +1,4 @@
-"""The copied image -> stain, tissue mask and normalisation of the whole slide, decided once."""
+"""The slide's pixels -> stain, tissue mask and normalisation of the whole slide, decided once."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import normalise, records, stain, store, tissue
+from nucleiflow import normalise, pixels, records, stain, tissue
 from nucleiflow.box import Box, grid
-from nucleiflow.errors import RunError
+from nucleiflow.errors import RunError, SlideError
 from nucleiflow.job import Job, Look
 
-LOW_PX = 2048  # the low-resolution pass reads the first level that is no larger
 SAMPLE_PX, SAMPLES = 256, 64  # full-resolution blocks that the intensity percentiles come from
 
 
 def decide(job: Job, *, kind: str | None, channel: str | None, tissue_only: bool) -> Job:
     """The job with its look. Raises ConfigError for a stain or channel that cannot be."""
-    level = next(k for k, shape in enumerate(job.levels) if max(shape) <= LOW_PX)
-    low = _pixels(job, level, Box(0, 0, *job.levels[level]))
+    level, low = pixels.low_level(job), pixels.low(job)
+    lost = [job.grid.core(hole) for hole in sorted(job.holes)] + pixels.unreadable(job)
     chosen = stain.decide(
-        low[_whole(job, low.shape[:2], 2**level)],
+        low[_whole(low.shape[:2], lost, 2**level)],
         job.channels,
         rgb=job.rgb,
         stain=kind,
@@ -37,9 +36,11 @@ def decide(job: Job, *, kind: str | None, channel: str | None, tissue_only: bool
             block_px=block_px,
         )
     if mask is not None:
+        for box in pixels.unreadable(job):
+            mask[box.scale_down(block_px).slices()] = True  # what it holds, segment finds out
         records.put_arrays(job.tissue, {"mask": mask})
     norm = normalise.measure(
-        _sample(job, mask, block_px),
+        _sample(job, mask, block_px, lost),
         stain=chosen.kind,
         channels=chosen.channels,
         inverts=job.model.settings.inverts,
@@ -72,14 +73,15 @@ def tissue_tiles(job: Job) -> list[int]:
     return with_tissue(job, [job.grid.core(index) for index in range(len(job.grid))])
 
 
-def _sample(job: Job, mask: NDArray[np.bool_] | None, block_px: int) -> NDArray[Any]:
+def _sample(
+    job: Job, mask: NDArray[np.bool_] | None, block_px: int, lost: Sequence[Box]
+) -> NDArray[Any]:
     """Pixels (n, c) of up to 64 full-resolution blocks of 256 px, spread evenly over the tissue.
 
     The blocks are fixed by the slide alone, so no tiling changes them.
     """
     blocks = list(grid(job.grid.height, job.grid.width, SAMPLE_PX))
-    if job.holes:
-        lost = [job.grid.core(hole) for hole in job.holes]
+    if lost:
         blocks = [
             block for block in blocks if not any(block.intersect(one).area for one in lost)
         ] or blocks
@@ -88,17 +90,23 @@ def _sample(job: Job, mask: NDArray[np.bool_] | None, block_px: int) -> NDArray[
             block for block in blocks if mask[block.scale_down(block_px).slices()].any()
         ] or blocks
     chosen = np.unique(np.linspace(0, len(blocks) - 1, min(SAMPLES, len(blocks))).astype(int))
-    parts = [_pixels(job, 0, blocks[index]) for index in chosen]
+    parts = [part for index in chosen if (part := _read(job, blocks[index])) is not None]
+    if not parts:
+        raise SlideError(f"{job.slide}: none of its pixels can be read: copy the file again")
     return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
-def _whole(job: Job, shape: tuple[int, int], block_px: int) -> NDArray[np.bool_]:
-    """Which pixels (h, w) of a low level are not of a hole."""
+def _read(job: Job, box: Box) -> NDArray[Any] | None:
+    """Pixels of a block; None where a slide that is not copied cannot be read."""
+    try:
+        return pixels.anywhere(job, box)
+    except SlideError:
+        return None
+
+
+def _whole(shape: tuple[int, int], lost: Sequence[Box], block_px: int) -> NDArray[np.bool_]:
+    """Which pixels (h, w) of a low level are not of boxes that could not be read."""
     whole = np.ones(shape, bool)
-    for hole in job.holes:
-        whole[job.grid.core(hole).scale_down(block_px).slices()] = False
+    for box in lost:
+        whole[box.scale_down(block_px).slices()] = False
     return whole if whole.any() else ~whole
-
-
-def _pixels(job: Job, level: int, box: Box) -> NDArray[Any]:
-    return np.moveaxis(store.read(job.store / str(level), box), 0, -1)

@@ -15,12 +15,12 @@ class Known:
     """The labels of a window, numbered 1..n in their order, so that the smaller one stays smaller.
 
     `label` (n + 1,) uint32 and `owner` (n + 1,) int32 are by that number, 0 and -1 for none;
-    `of_tile` holds each tile's seeds -> numbers, (count + 1,) uint32.
+    `of_tile` holds each tile's seeds -> numbers, (count + 1,) int32.
     """
 
     label: NDArray[np.uint32]
     owner: NDArray[np.int32]
-    of_tile: dict[int, NDArray[np.uint32]]
+    of_tile: dict[int, NDArray[np.int32]]
 
 
 def known(named: Mapping[int, Mapping[str, NDArray[Any]] | None]) -> Known:
@@ -32,6 +32,6 @@ def known(named: Mapping[int, Mapping[str, NDArray[Any]] | None]) -> Known:
     owners = owner[first]
     owners[0] = -1
     numbers = {
-        tile: np.searchsorted(label, one["new"]).astype(np.uint32) for tile, one in there.items()
+        tile: np.searchsorted(label, one["new"]).astype(np.int32) for tile, one in there.items()
     }
     return Known(label.astype(np.uint32), owners.astype(np.int32), numbers)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow.measure import plain
+from nucleiflow.arrays import plain
 
 LIMIT_UM, RADIUS_UM = 100.0, 50.0
 LIMIT_PX, RADIUS_PX = 400.0, 200.0  # where µm are not known

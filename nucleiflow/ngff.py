@@ -43,12 +43,20 @@ def omero(
     return {"channels": shown}
 
 
-def labels(name: str, levels: int, pixel_um: Pixel | None) -> dict[str, Any]:
-    """Attributes of a label image group with axes y, x; it stands in `<image>/labels/<name>`."""
+def labels(
+    name: str, levels: int, pixel_um: Pixel | None, *, beside: bool = True
+) -> dict[str, Any]:
+    """Attributes of a label image group with axes y, x; it stands in `<image>/labels/<name>`.
+
+    `beside`: whether there is an image there.
+    """
+    about: dict[str, Any] = {"version": VERSION}
+    if beside:
+        about["source"] = {"image": "../../"}
     return {
         "version": VERSION,
         "multiscales": [_multiscale(name, ("y", "x"), levels, pixel_um)],
-        "image-label": {"version": VERSION, "source": {"image": "../../"}},
+        "image-label": about,
     }
 
 

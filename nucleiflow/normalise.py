@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleiflow.arrays import plain
+
 # The square root evens out bright and dim nuclei before 8 bits are all that is left.
 GAMMA = {"fluorescence": 0.5, "brightfield": 1.0, "h&e": 1.0}
 PERCENTILES = {"fluorescence": (1.0, 99.8), "brightfield": (0.5, 99.5), "h&e": (0.5, 99.5)}
@@ -72,6 +74,27 @@ def apply(pixels: NDArray[Any], norm: Normalisation) -> NDArray[np.uint8]:
     if stretched.shape[-1] == 1:
         stretched = np.repeat(stretched, 3, axis=-1)
     return stretched
+
+
+def shown(
+    pixels: NDArray[Any], norm: Normalisation, rows: NDArray[Any], columns: NDArray[Any]
+) -> NDArray[np.uint8]:
+    """Pixels (h, w, c) uint8/uint16 -> network input (H, W, 3) uint8 of these rows and columns, in
+    any order: `apply`, in one pass over what a window needs.
+    """
+    from nucleiflow import pixelwise
+
+    channels = norm.channels * 3 if len(norm.channels) == 1 else norm.channels
+    kind = pixels.dtype.name
+    return np.asarray(
+        pixelwise.shown[kind](
+            plain(np.moveaxis(pixels, -1, 0), kind),
+            plain(table(norm, pixels.dtype), np.uint8),
+            np.array(channels, np.int64),
+            plain(rows, np.int64),
+            plain(columns, np.int64),
+        )
+    )
 
 
 def negative(seen: NDArray[np.uint8], norm: Normalisation) -> NDArray[np.uint8]:

@@ -67,6 +67,15 @@ StainOption = Annotated[
     str | None, option(READ, "fluorescence, brightfield or h&e; else recognised.")
 ]
 Channel = Annotated[str | None, option(READ, "Channel with the nuclei: a name or a number from 0.")]
+Image = Annotated[
+    str | None,
+    option(
+        INPUT,
+        "copy: the OME-Zarr holds the slide's pixels, too; none: the labels alone, and the slide "
+        "is read where it lies.",
+        show_default="copy",
+    ),
+]
 WholeSlide = Annotated[
     bool, option(READ, "Also segment where the tissue mask sees nothing.", "--whole-slide")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import lcm
 from typing import Any
@@ -72,6 +73,21 @@ class Grid:
         rows = range(box.y0 // self.tile_px, -(-box.y1 // self.tile_px))
         columns = range(box.x0 // self.tile_px, -(-box.x1 // self.tile_px))
         return [row * self.columns + column for row in rows for column in columns]
+
+    def along(self, tiles: Iterable[int]) -> list[int]:
+        """Tiles in an order in which those that follow each other lie near each other: what one
+        reads of the slide beyond its core, the next ones need (a Z-order curve).
+
+        >>> Grid(4, 4, 1, Reach(0, 0, 1)).along(range(16))
+        [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15]
+        """
+
+        def place(index: int) -> int:
+            row, column = divmod(index, self.columns)
+            bits = range(max(row.bit_length(), column.bit_length()))
+            return sum((row >> k & 1) << 2 * k + 1 | (column >> k & 1) << 2 * k for k in bits)
+
+        return sorted(tiles, key=place)
 
     def _window_side(self, core_px: int) -> int:
         steps = ladder(self.tile_px, self.reach.stride_px)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import look, records, store, tasks
+from nucleiflow import look, maps, records, store, tasks
 from nucleiflow.box import Box
 from nucleiflow.grow import grow
 from nucleiflow.job import Job
@@ -43,9 +43,11 @@ class Windows(Grid):
         return [index]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Second(Job):
-    """A job that reads the image of another one, `image`, and leaves the rest of it alone."""
+    """A job that reads the image of another one, `image`, or the slide if there is none, and leaves
+    the rest of it alone.
+    """
 
     image: Place | None = None
 
@@ -57,11 +59,15 @@ class Second(Job):
     def labels(self) -> Place:
         return self.folder / "labels"
 
+    @property
+    def own_levels(self) -> int:
+        return 0
+
 
 def second(job: Job, folder: Place) -> Second:
     """The same slide, whose work is done in `folder`."""
     fields = {name: getattr(job, name) for name in Job.__dataclass_fields__}
-    return Second(**{**fields, "folder": folder}, image=job.store)
+    return Second(**{**fields, "folder": folder}, image=None if job.direct else job.store)
 
 
 def choose(job: Job, amount: int, seed: int) -> tuple[Box, ...]:
@@ -105,24 +111,21 @@ def _there(kind: tuple[bool, bool], seams: Sequence[range]) -> bool:
 
 
 def windows(job: Second, cores: tuple[Box, ...]) -> Second:
-    """The job on windows instead of its tiles; arrays for its maps and labels are made."""
+    """The job on windows instead of its tiles; an array for its labels is made."""
     side = max((side for core in cores for side in core.shape), default=1)
     unit = math.lcm(job.grid.reach.stride_px, 32)
     grid = Windows(*job.grid.shape, -(-side // unit) * unit, job.grid.reach, cores)
-    for place, dtype in (
-        (job.foreground, "uint8"),
-        (job.seeds, "uint32"),
-        (job.labels / "0", "uint32"),
-    ):
-        store.create_array(place, job.grid.shape, dtype, tile_px=grid.tile_px, axes="yx")
-    return replace(job, grid=grid, holes=frozenset())
+    job = replace(job, grid=grid, holes=frozenset())
+    place, side = job.labels / "0", grid.tile_px
+    store.create_array(place, job.grid.shape, "uint32", tile_px=side, axes="yx")
+    return job
 
 
 def compare(job: Second, labels: Place, index: int) -> tuple[int, list[Found]]:
     """One window from the image to labels again: nuclei compared, and where `labels` differ."""
     tasks.segment(job, index)
     core = job.grid.core(index)
-    stored, seeds = store.read(labels, core), store.read(job.seeds, core)
+    stored, seeds = store.read(labels, core), maps.seeds(job, index).drawn()
     record = Record(**(records.get_arrays(job.record("segment", index)) or {}))
     names, unknown, wrong = _named(job, core, record, seeds, stored)
     owner = np.full(len(names), index, np.int32)
@@ -158,7 +161,7 @@ def _interior(job: Job, core: Box) -> Box:
 
 
 def _named(
-    job: Job, core: Box, record: Record, seeds: NDArray[np.uint32], stored: NDArray[np.uint32]
+    job: Job, core: Box, record: Record, seeds: NDArray[np.int32], stored: NDArray[np.uint32]
 ) -> tuple[NDArray[np.uint32], NDArray[np.bool_], list[Found]]:
     """Of the seeds of a window, (count + 1,): the label that is stored, whether the window does not
     show if they have one; and what is wrong with them.

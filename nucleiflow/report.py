@@ -16,8 +16,10 @@ from nucleiflow import (
     focus,
     overlay,
     picture,
+    pixels,
     records,
     reportpage,
+    runfile,
     sketch,
     store,
     web,
@@ -60,11 +62,20 @@ def write(job: Job, word: Mapping[str, Any], _index: int = 0) -> None:
     records.put_arrays(job.record("report", 0), {})
 
 
+def later(job: Job, word: dict[str, Any], index: int = 0) -> None:
+    """The same for a slide that was finished without a report. Raises ConfigError, StoreError."""
+    runfile.check_slide(word, job)
+    pixels.ensure(job)
+    write(job, word, index)
+
+
 def _html(
     job: Job, word: Mapping[str, Any], pictures: Pictures, nuclei: Nuclei, maps: Arrays
 ) -> str:
     zoom = deepzoom.build(
-        job.levels, {"image": pictures.image_tile, "outlines": pictures.outline_tile}
+        job.levels,
+        {"image": pictures.image_tile, "outlines": pictures.outline_tile},
+        finest=pixels.finest(job),
     )
     chosen = fields.choose(nuclei.survey, job.grid.shape, job.grid.tile_px)
     pixel_um = job.resolution.pixel_um
@@ -106,8 +117,8 @@ class Pictures:
         self._most = GLOW if glows and len(self._channels) == 1 else 1.0
 
     def image(self, level: int, box: Box) -> Picture:
-        pixels = np.moveaxis(store.read(self._job.store / str(level), box), 0, -1)
-        seen = overlay.stretched(pixels[..., self._channels], self._low, self._high)
+        read = pixels.level(self._job, level, box)
+        seen = overlay.stretched(read[..., self._channels], self._low, self._high)
         return seen if self._most == 1 else (seen * self._most).astype(np.uint8)
 
     def outlines(self, level: int, box: Box) -> Picture:
@@ -134,9 +145,10 @@ class Pictures:
         """The whole slide, the longer side at most `side_px`."""
         levels = self._job.levels
         level = next((k for k, one in enumerate(levels) if max(one) <= side_px), len(levels) - 1)
-        pixels = self.image(level, Box(0, 0, *levels[level]))
-        step = -(-max(pixels.shape[:2]) // side_px)
-        return np.ascontiguousarray(pixels[::step, ::step])
+        level = max(level, pixels.finest(self._job))
+        seen = self.image(level, Box(0, 0, *levels[level]))
+        step = -(-max(seen.shape[:2]) // side_px)
+        return np.ascontiguousarray(seen[::step, ::step])
 
 
 def _field(job: Job, pictures: Pictures, one: fields.Field, span_px: int) -> reportpage.Field:

@@ -19,10 +19,10 @@ from nucleiflow import (
     deflate,
     digest,
     focus,
-    look,
     measure,
     neighbours,
     outline,
+    pixels,
     quality,
     qupath,
     records,
@@ -61,9 +61,7 @@ def _survey(job: Job, sharpness: NDArray[np.float32]) -> quality.Seen:
     """Tissue, pen marks and folds on the slide's low level."""
     if job.look is None:
         raise RunError("tally before the image stage is done")
-    level = next(k for k, shape in enumerate(job.levels) if max(shape) <= look.LOW_PX)
-    whole = Box(0, 0, *job.levels[level])
-    low = np.moveaxis(store.read(job.store / str(level), whole), 0, -1)
+    level, low = pixels.low_level(job), pixels.low(job)
     tissues = tissue.find(
         low[..., list(job.look.norm.channels)],
         bright_background=job.look.stain != "fluorescence",

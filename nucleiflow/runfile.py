@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nucleiflow import model, records, settings, store
+from nucleiflow import model, pixels, provenance, records, settings, source, store
 from nucleiflow.errors import ConfigError, ModelError
-from nucleiflow.job import Job, Look
+from nucleiflow.job import Job, Look, View
 from nucleiflow.model import Model
 from nucleiflow.normalise import Normalisation
 from nucleiflow.place import Place
@@ -40,24 +40,47 @@ def job(word: dict[str, Any], folder: Place, given: Path | None = None) -> Job:
     """
     height, width = word["height"], word["width"]
     tile_px = word["fingerprint"]["options"]["tile_px"]
-    name = word["labels"].split("/")[0].removesuffix(STORE_SUFFIX)
-    used = _model(word, given)
-    array = store.open_readonly(folder / (name + STORE_SUFFIX) / "0")
+    used, seen = _model(word, given), view(word, folder)
     norm = word["normalisation"] | {"channels": tuple(word["normalisation"]["channels"])}
-    channels = tuple(word["channels"])
     return Job(
-        slide=word["slide"],
-        resolution=_resolution(word["resolution"], (height, width)),
-        name=name,
-        folder=folder,
+        **{name: getattr(seen, name) for name in View.__dataclass_fields__},
         grid=Grid(height, width, tile_px, _reach(used.reach, word["halo_px"])),
         model=used,
-        channels=channels,
-        dtype=array.dtype.name,
-        rgb=len(channels) == 3 and array.dtype.name == "uint8",
+        rgb=word.get("colour", len(seen.channels) == 3 and seen.dtype == "uint8"),
         look=Look(Normalisation(**norm), word["stain"], word.get("stain_reason") or "", None),
         holes=frozenset(hole["tile"] for hole in word["holes"]),
     )
+
+
+def view(word: dict[str, Any], folder: Place) -> View:
+    """Where the pixels of a finished slide are. Raises StoreError."""
+    name = word["labels"].split("/")[0].removesuffix(STORE_SUFFIX)
+    image = folder / (name + STORE_SUFFIX) / "0"
+    return View(
+        slide=word["provenance"]["slide"],
+        resolution=_resolution(word["resolution"], (word["height"], word["width"])),
+        name=name,
+        folder=folder,
+        channels=tuple(word["channels"]),
+        dtype=word.get("dtype") or store.open_readonly(image).dtype.name,
+        series=word["fingerprint"]["options"].get("series"),
+        direct=word.get("image") == "none",
+        apart=word.get("low_levels") == "slide",
+    )
+
+
+def check_slide(word: dict[str, Any], seen: View) -> None:
+    """Raises ConfigError, one line, if the slide is needed, and is not there as it was."""
+    if not seen.direct:
+        return
+    pixels.check(seen)
+    mark = word["fingerprint"]["input"]
+    differs = provenance.differences(mark, source.fingerprint(seen.slide), "input")
+    if differs:
+        raise ConfigError(
+            f"{seen.slide} is not the slide of this run any more ({'; '.join(differs)}): bring it "
+            "back"
+        )
 
 
 def _reach(own: Reach, halo_px: int) -> Reach:

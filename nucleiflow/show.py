@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import overlay, picture, store
+from nucleiflow import overlay, picture, pixels, runfile, store
 from nucleiflow.box import Box
 from nucleiflow.errors import ConfigError
+from nucleiflow.job import View
 from nucleiflow.place import Place
 
 FIELD_PX = 1024
@@ -44,24 +45,32 @@ def draw(
 
     Nuclei are outlined or, with a `colour` (n + 1, 3) for each label, filled.
     """
-    labels = folder / word["labels"]
-    image = labels.parent.parent
+    labels, seen = folder / word["labels"], runfile.view(word, folder)
+    runfile.check_slide(word, seen)
     level = _small_level(labels) if whole else 0
     shape = store.open_readonly(labels / str(level)).shape
     field = Box(0, 0, *shape) if whole else region or _fullest(labels, shape)
     box = field.clip(*shape)
     if box.area == 0:
         raise ConfigError(f"region {region} is outside the slide of {shape[0]} x {shape[1]} px")
-    pixels = np.moveaxis(store.read(image / str(level), box), 0, -1)
     norm = word["normalisation"]
-    shown, names = pixels[..., norm["channels"]], store.read(labels / str(level), box)
+    shown, names = (
+        _pixels(seen, level, box)[..., norm["channels"]],
+        store.read(labels / str(level), box),
+    )
     if colour is not None:
         return overlay.fill(overlay.stretched(shown, norm["low"], norm["high"]), names, colour)
     return overlay.draw(shown, names, low=norm["low"], high=norm["high"])
 
 
-def save(path: Path, pixels: NDArray[np.uint8]) -> None:
-    picture.save_png(path, pixels)
+def _pixels(seen: View, level: int, box: Box) -> NDArray[Any]:
+    if level and seen.direct:  # of a finished slide, no low levels are kept
+        return np.moveaxis(pixels.whole(seen)[0], 0, -1)[box.slices()]
+    return pixels.level(seen, level, box)
+
+
+def save(path: Path, drawn: NDArray[np.uint8]) -> None:
+    picture.save_png(path, drawn)
 
 
 def _small_level(labels: Place) -> int:

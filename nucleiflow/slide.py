@@ -100,6 +100,7 @@ class Slide:
         for name in ("channels", "notes", "images"):
             told = tuple(printable(text)[:MAX_TEXT] for text in getattr(self, name))
             object.__setattr__(self, name, told)
+        object.__setattr__(self, "format", printable(self.format)[:MAX_TEXT])
         if not self.levels or 0 in self.shape:
             raise SlideError(f"{self.path}: holds no pixels: give another file")
 

@@ -41,9 +41,12 @@ class Exported:
     place: Place
     nuclei: int
     pixels: linked.Shared
+    image: bool = True
 
     def text(self) -> str:
         done = [str(self.place)]
+        if not self.image:
+            done.append("no image in it: the run kept no copy of the slide (--image none)")
         if not self.nuclei:
             done.append("no nuclei, so there are no outlines and no table in it")
         if self.pixels.copied:
@@ -107,7 +110,7 @@ def export(
             "labels_digest": word["labels_digest"],
         }
         _group(draft, spatialmeta.root(about))
-    return Exported(target, nuclei, pixels)
+    return Exported(target, nuclei, pixels, image=word.get("image") != "none")
 
 
 @contextlib.contextmanager
@@ -155,14 +158,16 @@ def _group(path: Path, attributes: Mapping[str, Any]) -> None:
 def _pixels(labels: Place, draft: Path, home: Place, where: Systems) -> linked.Shared:
     image = labels.parent.parent
     levels = [one["path"] for one in store.get_ome(labels)["multiscales"][0]["datasets"]]
-    omero = store.get_ome(image)["omero"]
-    _group(draft / "images", {})
-    _group(draft / "images" / IMAGE, spatialmeta.image(len(levels), omero, where))
+    omero = store.get_ome(image).get("omero")  # none, where the run kept no copy of the slide
+    if omero is not None:
+        _group(draft / "images", {})
+        _group(draft / "images" / IMAGE, spatialmeta.image(len(levels), omero, where))
     _group(draft / "labels", {"ome": {"labels": [LABELS]}})
     _group(draft / "labels" / LABELS, spatialmeta.labels(len(levels), where))
     found = linked.Shared()
     for level in levels:
-        found += linked.share(image / level, home / "images" / IMAGE / level)
+        if omero is not None:
+            found += linked.share(image / level, home / "images" / IMAGE / level)
         found += linked.share(labels / level, home / "labels" / LABELS / level)
     return found
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from nucleiflow.slide import Level, Slide, is_downsample, mean_mpp
 CHUNK_PX = 512
 MAX_METADATA_BYTES = 1 << 24
 MAX_CHANNELS, MAX_PIXELS, MAX_LEVELS = 256, 10**11, 64
+_GATE = threading.Lock()
 TRUSTED_SECONDS = 1.0  # an array that is read is not looked up again for
 
 
@@ -51,7 +53,7 @@ def create_array(
         dtype=dtype,
         chunks=(*lead, chunk, chunk),
         shards=(*lead, tile_px, tile_px),
-        compressors=ZstdCodec(level=1 if "c" in axes else 3),
+        compressors=ZstdCodec(level=1, checksum=True),
         dimension_names=list(axes),
         fill_value=0,
     )
@@ -77,11 +79,18 @@ def _reported(place: Place, done: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(f"{place} cannot be {done}: {error.strerror or error}") from error
+    except RuntimeError as error:  # of the compiled codecs
+        reason = " ".join(str(error).split())[:200]
+        raise StoreError(f"{place} cannot be {done}: {reason}") from error
 
 
 @functools.lru_cache(maxsize=64)
 def _open(place: Place, _stamp: int | str) -> Any:
-    return zarr.open_array(_zarr(place), mode="r+")
+    """An array of ours. On disks, zarrs codes its chunks: compiled, and beside other threads."""
+    if not isinstance(place, Path):
+        return zarr.open_array(_zarr(place), mode="r+")
+    with _GATE, zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        return zarr.open_array(_zarr(place), mode="r+")
 
 
 _stamps: dict[Place, tuple[float, int | str]] = {}

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from nucleiflow.config import Failure
 from nucleiflow.errors import RunError, StoreError
+from nucleiflow.runs import Runs
 from nucleiflow.slots import LANES, Slots
 from nucleiflow.snapshot import SlideState, Snapshot
 
@@ -120,7 +121,7 @@ class _Course:
     flow: Flow
     began: float
     stage: Stage | None = None
-    next: int = 0  # of the stage's tiles, the first that was never submitted
+    runs: Runs = field(default_factory=lambda: Runs(()))  # tiles that were never submitted
     left: int = 0  # tiles of the stage that are not settled
     trouble: dict[int, _Trouble] = field(default_factory=dict)
 
@@ -128,7 +129,7 @@ class _Course:
         """Tiles of the stage that were never submitted, if it is of this lane."""
         if self.stage is None or lane not in (None, self.stage.lane):
             return 0
-        return len(self.stage.tiles) - self.next
+        return self.runs.waiting
 
 
 _Again = tuple[float, int, _Course, Stage, int]  # when, a number that orders, and the tile
@@ -256,7 +257,7 @@ class Stream:
         if not isinstance(found, Stage):
             self._end(course, found)
             return
-        course.stage, course.next, course.left = found, 0, len(found.tiles)
+        course.stage, course.runs, course.left = found, Runs(found.tiles), len(found.tiles)
         course.trouble = {}
         state = self.snapshot.slides[course.number]
         state.begin(found.name, found.total - len(found.tiles), found.total)
@@ -319,8 +320,7 @@ class Stream:
             if worker is None:
                 return None
             amount = self._bundle(course.stage, waits)
-            tiles = tuple(course.stage.tiles[course.next : course.next + amount])
-            course.next += amount
+            tiles = course.runs.take(worker, amount)
             return _Flight(course, course.stage, tiles, worker, alone=False)
         return None
 

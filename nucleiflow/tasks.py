@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
-import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ from nucleiflow import (
     audit,
     digest,
     focus,
+    maps,
     measure,
     naming,
     normalise,
+    pixels,
     plan,
     pyramid,
     records,
     seeds,
-    source,
     store,
     tissue,
     unet,
@@ -35,34 +37,10 @@ from nucleiflow.grow import grow
 from nucleiflow.job import Job, Look
 from nucleiflow.merge import merge as merged
 from nucleiflow.place import Place
-from nucleiflow.resample import Resampling, resampled
 from nucleiflow.seeds import Record
-from nucleiflow.slide import Slide
 
 READERS = 16  # threads that fetch records ahead: on an object store each takes some 20 ms
 EXACT_PX = 2  # around a core, where labels are needed for perimeters
-
-_gate = threading.Lock()
-_open: dict[tuple[str, int | None, int | str], Slide] = {}
-MOST_OPEN = 4
-
-
-def _slide(path: str, series: int | None) -> Slide:
-    """A slide that this process reads from; of more than a few, the oldest is closed."""
-    key = path, series, source.stamp(path)
-    with _gate:
-        if key not in _open:
-            while len(_open) >= MOST_OPEN:
-                _open.pop(next(iter(_open))).close()
-            _open[key] = source.open_slide(path, series=series)
-        return _open[key]
-
-
-@atexit.register
-def close_slides() -> None:
-    """Close what this process has open."""
-    while _open:
-        _open.popitem()[1].close()
 
 
 @functools.lru_cache(maxsize=4)
@@ -75,98 +53,158 @@ def _mask(path: Place, _stamp: int | str) -> NDArray[np.bool_]:
 
 def copy_image(job: Job, index: int) -> None:
     """Stage `image`: one tile of the slide, resampled if need be, into level 0 of the OME-Zarr."""
-    core, chosen = job.grid.core(index), job.resolution
-    level = _slide(job.slide, job.series).levels[chosen.level]
-    pixels = resampled(core, Resampling(level.shape, chosen.working_px), level.read)
-    native = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-    store.write(job.store / "0", core, np.moveaxis(native, -1, 0))
+    seen = np.moveaxis(pixels.of_slide(job, job.grid.core(index)), -1, 0)
+    last = min(job.own_levels, pixels.first(job) - 1) if job.apart else job.own_levels
+    _write_levels(job, job.store, (index, last), seen, pyramid.halve_mean)
     records.put_arrays(job.record("image-0", index), {})
+
+
+def _write_levels(
+    job: Job, root: Place, upto: tuple[int, int], seen: NDArray[Any], halve: Any
+) -> None:
+    """A tile of level 0, and of levels up to one, as long as their shards are the tile's own."""
+    index, last = upto
+    core = job.grid.core(index)
+    for number in range(last + 1):
+        seen = halve(seen) if number else seen
+        store.write(root / str(number), core.scale_down(2**number), seen)
+
+
+def overview(job: Job, _index: int) -> None:
+    """Stage `image`: the low levels, where they come from the slide, not from the level above."""
+    pixels.overview(job)
+    records.put_arrays(job.record("overview", 0), {})
 
 
 def look(
     job: Job, kind: str | None, channel: str | None, _index: int, *, tissue_only: bool
 ) -> None:
-    """Stage `look`: the copied image -> stain, tissue mask, normalisation of the whole slide."""
+    """Stage `look`: the slide's pixels -> stain, tissue mask, normalisation of the whole slide."""
     looks.decide(job, kind=kind, channel=channel, tissue_only=tissue_only)
     records.put_arrays(job.record("look", 0), {})
 
 
 def shrink_image(job: Job, level: int, index: int) -> None:
     """Stage `image`: one tile of level `level` from the level above, by means."""
-    _shrink(job, job.store, level, index, pyramid.halve_mean, "image")
+    last = pixels.first(job) - 1 if job.apart else len(job.levels) - 1
+    _shrink(job, job.store, (level, last), index, pyramid.halve_mean, "image")
 
 
 def shrink_labels(job: Job, level: int, index: int) -> None:
     """Stage `pyramid`: one tile of level `level` of the labels, never interpolated."""
-    _shrink(job, job.labels, level, index, pyramid.halve_nearest, "labels")
+    levels = level, len(job.levels) - 1
+    _shrink(job, job.labels, levels, index, pyramid.halve_nearest, "labels")
 
 
-def _shrink(job: Job, root: Place, level: int, index: int, halve: Any, stage: str) -> None:
-    """The level's last tile, if it is its only one, carries on with all smaller levels."""
-    last = len(job.levels) - 1 if len(job.level_grid(level)) == 1 else level
+def _shrink(
+    job: Job, root: Place, levels: tuple[int, int], index: int, halve: Any, stage: str
+) -> None:
+    """The level's last tile, if it is its only one, carries on with all up to the last level."""
+    level, last = levels
+    last = last if len(job.level_grid(level)) == 1 else level
     core = job.level_grid(level).core(index)
     fine = Box(2 * core.y0, 2 * core.x0, 2 * core.y1, 2 * core.x1)
-    pixels = store.read(root / str(level - 1), fine.clip(*job.levels[level - 1]))
+    seen = store.read(root / str(level - 1), fine.clip(*job.levels[level - 1]))
     for number in range(level, last + 1):
-        pixels = halve(pixels)
+        seen = halve(seen)
         if number > level:
             core = Box(0, 0, *job.levels[number])
-        store.write(root / str(number), core, pixels)
+        store.write(root / str(number), core, seen)
     records.put_arrays(job.record(f"{stage}-{level}", index), {})
 
 
 def segment(job: Job, index: int) -> None:
-    """Stage `segment`: image window -> foreground and seeds of the core, then the tile's record."""
+    """Stage `segment`: image window -> foreground and seeds of the core, then the tile's record.
+
+    Without a copy, the pixels of nuclei are kept, too: the slide is not read again for them.
+    """
     if job.look is None:
         raise RunError("segment before the image stage is done")
     tile = job.grid.tile(index)
-    window = _window(job, tile.window, job.look)
-    maps = unet.predictor(job.model.path, job.model.sha256)(window)
-    inside = tile.core.slices(origin=tile.window)
-    maps = maps[inside]
-    if job.look.stain != "fluorescence":
-        bare = tissue.glass(normalise.negative(window[inside], job.look.norm))
-        maps = np.where(bare[..., None], 0, maps).astype(np.uint8)
-    if job.look.block_px is not None:
-        mask = _mask(job.tissue, records.stamp(job.tissue))
-        covered = tissue.covers(mask, *tile.core.slices(), job.look.block_px)
-        maps = np.where(covered[..., None], maps, 0).astype(np.uint8)
-    foreground, numbered = seeds.split(
-        maps,
+    window, own = _window(job, tile, job.look)
+    seen = unet.predictor(job.model.path, job.model.sha256)(window)
+    foreground, found = seeds.split(
+        seen,
         nucleus_threshold=job.postprocessing.nucleus_threshold,
         seed_threshold=job.postprocessing.seed_threshold,
+        inner=tile.core.slices(origin=tile.window),
+        origin=(tile.core.y0, tile.core.x0),
+        bare=_glass(window, job.look),
+        tissue=_blocks(job, job.look),
     )
-    store.write(job.foreground, tile.core, foreground)
-    store.write(job.seeds, tile.core, numbered)
+    kept = {}
+    if job.direct:
+        nuclei = np.where((foreground > 0)[..., None], own, 0).astype(job.dtype, copy=False)
+        kept["pixels"] = np.moveaxis(nuclei, -1, 0)
+    maps.put(job, index, foreground, found, _rim_px(job), **kept)
     sharpness = focus.measure(window, tile.window, tile.core)
     records.put_arrays(job.record("focus", index), sharpness)
-    facts = seeds.record(numbered, tile.core, job.grid.width)
+    facts = seeds.record(found, tile.core, job.grid.width)
     records.put_arrays(job.record("segment", index), facts.arrays())
 
 
-def _window(job: Job, window: Box, look: Look) -> NDArray[np.uint8]:
-    """Network input (h, w, 3) uint8 of a window, mirrored at the slide's edges; holes are empty."""
-    box, rows, columns = plan.mirror(window, job.grid.height, job.grid.width)
-    pixels = np.moveaxis(store.read(job.store / "0", box), 0, -1)
-    seen = normalise.apply(pixels, look.norm)
+def _rim_px(job: Job) -> int:
+    """How far beyond its core a tile looks at the maps of others."""
+    return job.postprocessing.grow_px + EXACT_PX
+
+
+def _glass(window: NDArray[np.uint8], look: Look) -> tuple[NDArray[np.uint8], int, int] | None:
+    """What is as bright as glass holds no nucleus, on slides where nuclei are dark."""
+    if look.stain == "fluorescence":
+        return None
+    return window, tissue.GLASS, 0 if look.norm.inverted else 255
+
+
+def _blocks(job: Job, look: Look) -> tuple[NDArray[np.bool_], int] | None:
+    if look.block_px is None:
+        return None
+    return _mask(job.tissue, records.stamp(job.tissue)), look.block_px
+
+
+def _window(job: Job, tile: plan.Tile, look: Look) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """Network input (h, w, 3) uint8 of a tile's window, mirrored at the slide's edges, where holes
+    are empty; and the pixels (h, w, c) of its core.
+    """
+    box, rows, columns = plan.mirror(tile.window, job.grid.height, job.grid.width)
+    read = pixels.read(job, box)
+    seen = normalise.shown(read, look.norm, rows, columns)
     nothing = 0 if look.norm.inverted or look.stain == "fluorescence" else 255
     for hole in job.holes:
         part = job.grid.core(hole).intersect(box)
         if part.area:
-            seen[part.slices(origin=box)] = nothing
-    return plan.complete(seen, rows, columns)
+            y, x = part.slices(origin=box)
+            inside = [(at >= one.start) & (at < one.stop) for at, one in ((rows, y), (columns, x))]
+            seen[np.ix_(*inside)] = nothing
+    return seen, read[tile.core.slices(origin=box)]
 
 
 def merge(job: Job, _index: int) -> None:
-    """Stage `merge`: the records of all tiles -> each tile's `old -> new`, and their number."""
+    """Stage `merge`: the records of all tiles -> each tile's `old -> new`, and their number.
+
+    In an object store records are read ahead and written behind; on a disk threads only cost.
+    """
     count = 0
+    near, behind = isinstance(job.work, Path), deque[Future[None]]()
     with ThreadPoolExecutor(READERS) as threads:
-        read = _ahead(job, threads)
+        read = partial(_record, job) if near else _ahead(job, threads)
         for one in merged(job.grid, read, min_area_px=job.postprocessing.min_seed_area_px):
             facts = {"new": one.new, "owner": one.owner}
-            records.put_arrays(job.record("new", one.index), facts)
+            if near:
+                records.put_arrays(job.record("new", one.index), facts)
+            else:
+                place = job.record("new", one.index)
+                behind.append(threads.submit(records.put_arrays, place, facts))
+            if len(behind) > READERS:
+                behind.popleft().result()
             count = max(count, int(one.new.max()))
+        for written in behind:
+            written.result()
     records.put_arrays(job.record("merge", 0), {"nuclei": np.array(count)})
+
+
+def _record(job: Job, index: int) -> Record | None:
+    found = records.get_arrays(job.record("segment", index))
+    return None if found is None else Record(**found)
 
 
 def _ahead(job: Job, threads: ThreadPoolExecutor) -> Callable[[int], Record | None]:
@@ -191,22 +229,14 @@ def label(job: Job, index: int) -> None:
     and what its nuclei add up to.
     """
     core = job.grid.core(index)
-    window = core.grow(job.postprocessing.grow_px + EXACT_PX).clip(*job.grid.shape)
-    tiles = job.grid.around(index, job.postprocessing.grow_px + EXACT_PX)
-    near = [tile for tile in tiles if tile not in job.holes]
+    window = core.grow(_rim_px(job)).clip(*job.grid.shape)
+    near = [tile for tile in job.grid.around(index, _rim_px(job)) if tile not in job.holes]
     known = naming.known({tile: _named(job, tile) for tile in near})
-    numbered = np.zeros(window.shape, np.uint32)
-    foreground = np.zeros(window.shape, np.uint8)
-    for tile in near:
-        part = job.grid.core(tile).intersect(window)
-        place = part.slices(origin=window)
-        foreground[place] = store.read(job.foreground, part)
-        if tile in known.of_tile:
-            numbered[place] = known.of_tile[tile][store.read(job.seeds, part)]
-    grown = grow(numbered, foreground, grow_px=job.postprocessing.grow_px).view(np.int32)
+    numbered, own, foreground = maps.around(job, index, window, near, known.of_tile)
+    grown = grow(numbered, foreground, grow_px=job.postprocessing.grow_px)
     inside = core.slices(origin=window)
     labels = known.label[grown[inside]]
-    store.write(job.labels / "0", core, labels)
+    _write_levels(job, job.labels, (index, job.own_levels), labels, pyramid.halve_nearest)
     exact = core.grow(EXACT_PX).clip(*job.grid.shape)
     near_core = np.ascontiguousarray(grown[exact.slices(origin=window)])
     lines = audit.NOTHING
@@ -214,7 +244,8 @@ def label(job: Job, index: int) -> None:
         at = core.slices(origin=exact)
         lines = audit.counts(near_core, at, core, job.grid, holes=job.holes)
     if labels.any():
-        _sum_up(job, index, near_core, foreground[inside], known)
+        seen = own["pixels"] if job.direct else store.read(job.store / "0", core)
+        _sum_up(job, index, near_core, (seen, foreground[inside]), known)
     facts = {"digest": digest.share(labels, core, job.grid.width), "audit": lines}
     records.put_arrays(job.record("label", index), facts)
 
@@ -227,10 +258,12 @@ def _sum_up(
     job: Job,
     index: int,
     grown: NDArray[np.int32],
-    probability: NDArray[np.uint8],
+    seen: tuple[NDArray[Any], NDArray[np.uint8]],
     known: naming.Known,
 ) -> None:
-    """Write what the nuclei in a core add up to: those of the tile, and those of others."""
+    """Write what the nuclei in a core add up to: those of the tile, and those of others. What is
+    `seen` there: the slide's pixels, and the nucleus map.
+    """
     core = job.grid.core(index)
     origin = core.grow(EXACT_PX).clip(*job.grid.shape)
     sums = measure.sums(
@@ -238,8 +271,7 @@ def _sum_up(
         len(known.label) - 1,
         core.slices(origin=origin),
         (core.y0, core.x0),
-        store.read(job.store / "0", core),
-        np.ascontiguousarray(probability),
+        *seen,
         od=job.stained,
     )
     owner = known.owner[sums["id"]]

@@ -14,6 +14,7 @@ from typing import Any
 from nucleiflow import (
     integrity,
     look,
+    pixels,
     provenance,
     recompute,
     records,
@@ -133,6 +134,8 @@ def _slide(folder: Place, windows: int, seed: int, model: Path | None, say: Say)
         found.differences.extend(integrity.check(job, word, say))
         with tempfile.TemporaryDirectory() as scratch:
             again = recompute.second(job, Path(scratch))
+            runfile.check_slide(word, again)
+            pixels.ensure(again)
             again = _looked(again, word, found)
             cores = recompute.choose(again, windows, seed)
             _recompute(recompute.windows(again, cores), job.labels / "0", found, say)

@@ -25,7 +25,8 @@ def view(place: Place, *, page: bool = False) -> str:
     slide = finished.one(place, "nucleiflow view")
     if not isinstance(slide.folder, Path):
         raise ConfigError(f"{slide.folder} is in an object store: copy it to this machine to view")
-    image = (slide.folder / slide.word["labels"]).parent.parent
+    labels = slide.folder / slide.word["labels"]
+    image = labels if slide.word.get("image") == "none" else labels.parent.parent
     report = slide.folder / "report.html"
     if not display():
         raise ConfigError(

@@ -19,14 +19,14 @@ LAYERS = (
     "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
     "jsontext nearby fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr "
-    "coded pixelwise",
+    "coded pixelwise runs",
     "objects records forgetful deflate",
     "dicom formats companions chunks memory tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
     "source identity cluster checkup doctor tasks look flow batch forecast show showcase train "
     "classic layouts dataset evaluate describe weakspots lock status jobfile holes rerun report "
     "verify overview survey runfile recompute integrity spatial viewer api results export finished "
-    "linked",
+    "linked pixels maps",
     "cli options __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}

@@ -9,7 +9,7 @@ import reference
 import tifffile
 from PIL import Image
 
-from nucleiflow import batch, flow, look, model, normalise, progress, stream, tissue, unet
+from nucleiflow import batch, flow, model, normalise, pixels, progress, stream, tissue, unet
 from nucleiflow.config import RunConfig
 
 SEAM_PX = 256
@@ -114,7 +114,7 @@ def test_three_worker_processes_give_the_same_bytes(small_slide, tmp_path):
 def small_blocks(monkeypatch):
     """Masks for slides of any size, in blocks of 4 px; returns the masks that were made."""
     monkeypatch.setattr(tissue, "EVERYTHING_MP", 0)
-    monkeypatch.setattr(look, "LOW_PX", 256)
+    monkeypatch.setattr(pixels, "LOW_PX", 256)
     found, made = tissue.find, []
     monkeypatch.setattr(tissue, "find", lambda *a, **k: made.append(found(*a, **k)) or made[-1])
     return made

@@ -12,7 +12,7 @@ import zarr
 
 from nucleiflow import (
     digest,
-    look,
+    pixels,
     place,
     pyramid,
     recompute,
@@ -278,7 +278,7 @@ def test_windows_straddle_seams_and_keep_the_phase(finished):
 
 def test_a_mask_is_found_again(monkeypatch, slide, tmp_path):
     monkeypatch.setattr(tissue, "EVERYTHING_MP", 0)
-    monkeypatch.setattr(look, "LOW_PX", 256)
+    monkeypatch.setattr(pixels, "LOW_PX", 256)
     mask = np.zeros((175, 225), bool)
     mask[30:140, 40:150] = True
     monkeypatch.setattr(tissue, "find", lambda *_, **__: mask)

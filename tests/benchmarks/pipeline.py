@@ -1,0 +1,247 @@
+"""What a run costs beside its network, each figure a ratio within one run: see `main` for parts.
+
+`python tests/benchmarks/pipeline.py FOLDER [--only ratio stages feed scale] [--json FILE]`
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import memory
+import numpy as np
+import standin
+
+SIDE_PX, ROUNDS = 8192, 3
+FEED_PX, FEED_SLIDES = 6144, 6
+SMALL_PX, LARGE_PX = 6144, 32_768
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--rates", type=float, nargs="*", default=[20, 50, 100])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        CHILDREN[given.child[0]](*given.child[1:])
+        return
+    given.folder.mkdir(parents=True, exist_ok=True)
+    found = {"cores": os.cpu_count()}
+    for name in given.only:
+        found[name] = PARTS[name](given)
+        print(json.dumps({name: found[name]}, indent=1), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def dense(folder, side_px):
+    """A slide that is full of nuclei: a generated field, repeated; 16 bit, zlib."""
+    path = folder / f"dense-{side_px}.tif"
+    if not path.exists():
+        memory.write_slide(path, side_px, 1.0)
+    return path
+
+
+def nucleiflow(slides, out, *options, env=None):
+    """Run the command; its batch.json, wall seconds, and CPU seconds of all of its processes."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    command = [sys.executable, "-m", "nucleiflow.cli", "run", *map(str, slides)]
+    tail = ["--out", str(out), "--restart", "--quiet", *map(str, options)]
+    subprocess.run([*command, *tail], env=env, check=True)
+    wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return json.loads((out / "batch.json").read_text()), wall, cpu
+
+
+def child(*words, env=None):
+    """Run a part of this file in a process of its own -> what it prints last, as JSON."""
+    command = [sys.executable, __file__, "none", "--child", *map(str, words)]
+    done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def spread(values):
+    values = sorted(values)
+    return {"median": statistics.median(values), "least": values[0], "most": values[-1]}
+
+
+# ratio: a whole run against the bare network on the same windows
+
+
+def ratio(given):
+    slide, out = dense(given.folder, SIDE_PX), given.folder / "out-ratio"
+    nucleiflow([slide], out, "--workers", 1)  # compiles loops, if they are not yet
+    runs, whole, bare = [], [], []
+    for _ in range(ROUNDS):
+        batch, wall, _ = nucleiflow([slide], out, "--csv", "--workers", 1)
+        runs.append(batch["slides"][0]["wall_seconds"])
+        whole.append(wall)
+        bare.append(child("bare", slide, out / slide.stem / "run.json")["seconds"])
+    pairs = list(zip(runs, whole, bare, strict=True))
+    return {
+        "megapixels": SIDE_PX**2 / 1e6,
+        "nuclei": batch["slides"][0]["nuclei"],
+        "bare_seconds": spread(bare),
+        "slide_over_bare": spread([batch_s / net for batch_s, _, net in pairs]),
+        "command_over_bare": spread([wall / net for _, wall, net in pairs]),
+        "start_seconds": spread([wall - run for run, wall, _ in pairs]),
+    }
+
+
+def bare_network(slide, run_json):
+    """The compiled network on all windows of a slide, in memory, with all cores."""
+    import tifffile
+
+    from nucleiflow import model, normalise, plan, unet
+
+    word, known = json.loads(Path(run_json).read_text()), model.load()
+    norm = normalise.Normalisation(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in word["normalisation"].items()
+        }
+    )
+    image = tifffile.imread(slide)[..., None]
+    grid = plan.Grid(*image.shape[:2], word["tile_px"], known.reach)
+    windows = []
+    for index in range(len(grid)):
+        box, rows, columns = plan.mirror(grid.tile(index).window, *grid.shape)
+        windows.append(normalise.shown(image[box.slices()], norm, rows, columns))
+    unet.use("cpu", os.cpu_count())
+    predict = unet.predictor(known.path, known.sha256)
+    predict(windows[0])
+    began = time.monotonic()
+    for window in windows:
+        predict(window)
+    print(json.dumps({"seconds": time.monotonic() - began}))
+
+
+# stages: CPU seconds per megapixel beside the network
+
+
+def stages(given):
+    slide, maps = dense(given.folder, SIDE_PX), given.folder / "maps"
+    environment = standin.environment(maps, 0)
+    child("serial", slide, given.folder / "out-stages", env=environment)  # keeps the maps
+    environment = standin.environment(maps, 1e6)
+    runs = [
+        child("serial", slide, given.folder / "out-stages", env=environment) for _ in range(ROUNDS)
+    ]
+    decoded = [child("decode", slide)["seconds"] for _ in range(ROUNDS)]
+    megapixels, nuclei = SIDE_PX**2 / 1e6, runs[0]["nuclei"]
+    total = [sum(one["cpu"].values()) for one in runs]
+    decoding = statistics.median(decoded)
+    return {
+        "megapixels": megapixels,
+        "nuclei_per_megapixel": nuclei / megapixels,
+        "ms_per_megapixel": {
+            name: spread([one["cpu"][name] / megapixels * 1e3 for one in runs])
+            for name in runs[0]["cpu"]
+        },
+        "decoding_ms_per_megapixel": spread([one / megapixels * 1e3 for one in decoded]),
+        "beside_decoding_ms_per_megapixel": spread(
+            [(one - decoding) / megapixels * 1e3 for one in total]
+        ),
+        "megapixels_per_second_and_core": spread([megapixels / one for one in total]),
+    }
+
+
+def serial(slide, out):
+    """A run in this process, whose tasks are timed: CPU seconds of all threads, by task."""
+    from nucleiflow import batch, config, pool
+    from nucleiflow.progress import Quiet
+
+    cpu, perform = {}, pool.perform
+
+    def timed(task, tiles):
+        began = time.process_time()
+        try:
+            return perform(task, tiles)
+        finally:
+            name = f"{task.func.__module__.rpartition('.')[2]}.{task.func.__name__}"
+            cpu[name] = cpu.get(name, 0.0) + time.process_time() - began
+
+    pool.perform = timed
+    wanted = batch.slides([str(slide)], config.RunConfig(restart=True))
+    done = batch.run(wanted, Path(out), cluster=batch.local(0), progress=Quiet())
+    print(json.dumps({"cpu": cpu, "nuclei": done.slides[0]["nuclei"]}))
+
+
+def decode(slide):
+    """All pixels of a slide through its reader, tile by tile."""
+    from nucleiflow import source
+    from nucleiflow.box import grid
+
+    with source.open_slide(slide) as opened:
+        began = time.process_time()
+        for box in grid(*opened.shape, 2048):
+            opened.levels[0].read(box)
+        print(json.dumps({"seconds": time.process_time() - began}))
+
+
+# feed: how busy a fast network is kept, by the cores of this machine
+
+
+def feed(given):
+    slide, maps = dense(given.folder, FEED_PX), given.folder / "maps"
+    slides = [slide]
+    for number in range(1, FEED_SLIDES):
+        slides.append(given.folder / f"feed-{number}.tif")
+        slides[-1].unlink(missing_ok=True)
+        os.link(slide, slides[-1])
+    child("serial", slide, given.folder / "out-stages", env=standin.environment(maps, 0))
+    found = []
+    for rate in given.rates:
+        env = standin.environment(maps, rate)
+        standin.busy(maps)
+        options = ("--workers", 1, "--threads", 4)
+        batch, _, _ = nucleiflow(slides, given.folder / "out-feed", *options, env=env)
+        calls = standin.busy(maps)
+        # from the first window of the second slide to the last of the last but one: all stages run
+        inner = calls[len(calls) // FEED_SLIDES : -len(calls) // FEED_SLIDES]
+        span = inner[-1, 1] - inner[0, 0]
+        found.append(
+            {
+                "network_megapixels_per_second": rate,
+                "busy": float(np.diff(inner, axis=1).sum() / span),
+                "slides_megapixels_per_second": len(slides)
+                * FEED_PX**2
+                / 1e6
+                / batch["wall_seconds"],
+            }
+        )
+    return found
+
+
+# scale: memory and cost from small slides to large ones
+
+
+def scale(given):
+    rows = []
+    for side in (2048, 6144, 16_384, 32_768):
+        tissue = min(1.0, (SMALL_PX / side) ** 2)
+        row = memory.measure(given.folder, side, tissue, 1)
+        rows.append({name: row[name] for name in ("megapixels", "worker_mb", "driver_mb")})
+    maps, cost = given.folder / "maps", {}
+    for side in (SMALL_PX, LARGE_PX):
+        slide = dense(given.folder, side)
+        out = given.folder / "out-scale"
+        nucleiflow([slide], out, env=standin.environment(maps, 0))  # keeps the maps
+        _, _, cpu = nucleiflow([slide], out, env=standin.environment(maps, 1e6))
+        cost[side] = cpu / (side**2 / 1e6)
+    return {"peaks": rows, "cpu_ms_per_megapixel": cost}
+
+
+PARTS = {"ratio": ratio, "stages": stages, "feed": feed, "scale": scale}
+CHILDREN = {"bare": bare_network, "serial": serial, "decode": decode}
+
+if __name__ == "__main__":
+    main()
