@@ -20,16 +20,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import madeup
 import numpy as np
 from scipy import ndimage
 
 from nucleiflow import demo, flow, model, records, seeds, tasks
 from nucleiflow.box import Box
-from nucleiflow.job import Job, Look
+from nucleiflow.job import Job
 from nucleiflow.merge import merge
-from nucleiflow.normalise import Normalisation
 from nucleiflow.plan import Grid
-from nucleiflow.resolution import Resolution
 from nucleiflow.seeds import Record
 
 FILE_PX, MADE_PX = 1024, 512  # sides of tiles whose records are files, and of those made
@@ -41,26 +40,28 @@ Read = Callable[[int], Record]
 
 
 def field(folder: Path, tile_px: int) -> np.ndarray:
-    """Seed numbers (row, column, h, w) of the tiles of a dense slide, made once."""
+    """Seed maps (row, column, h, w) of the tiles of a dense slide, made once."""
     place = folder / f"field-{tile_px}.npy"
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         _, truth = demo.make_slide(FIELD * tile_px, seam_px=tile_px)
         side = 2 * INSET_PX + 1
         inside = ndimage.minimum_filter(truth, side) == ndimage.maximum_filter(truth, side)
-        seed = (inside & (truth > 0)).reshape(FIELD, tile_px, FIELD, tile_px).swapaxes(1, 2)
-        eight = np.ones((3, 3), bool)
-        np.save(place, [[ndimage.label(one, eight)[0] for one in row] for row in seed])
-    return np.load(place).astype(np.uint32)
+        seed = np.where(inside & (truth > 0), 255, 0).astype(np.uint8)
+        np.save(place, seed.reshape(FIELD, tile_px, FIELD, tile_px).swapaxes(1, 2))
+    return np.load(place)
 
 
 def source(folder: Path, grid: Grid) -> Read:
     """The record of any tile of a slide of such fields."""
     side = grid.tile_px
-    known = [
-        [seeds.record(one, Box(0, 0, side, side), grid.width) for one in row]
-        for row in field(folder, side)
-    ]
+
+    def record(seed: np.ndarray) -> Record:
+        maps = np.stack([seed, seed], axis=-1)
+        _, found = seeds.split(maps, nucleus_threshold=128, seed_threshold=128)
+        return seeds.record(found, Box(0, 0, side, side), grid.width)
+
+    known = [[record(one) for one in row] for row in field(folder, side)]
 
     def read(index: int) -> Record:
         row, column = divmod(index, grid.columns)
@@ -80,22 +81,10 @@ def sizes(tiles: int, *, files: bool) -> Grid:
 
 def filed(folder: Path, grid: Grid) -> Job:
     """A slide as it is after the network, as far as the merge sees it; made once."""
-    shape, scratch, folder = grid.shape, folder, folder / str(len(grid))
-    job = Job(
-        slide="synthetic",
-        resolution=Resolution(0, shape, shape, 1.0, 0.25, shape, 0.25, "as it is"),
-        name="synthetic",
-        folder=folder,
-        grid=grid,
-        model=model.load(),
-        channels=("DAPI",),
-        dtype="uint16",
-        rgb=False,
-        look=Look(Normalisation((0,), 0.0, 4000.0, False), "fluorescence", "made up", None),
-    )
+    job = madeup.job(folder / str(len(grid)), grid)
     if not records.exists(job.record("segment", len(grid) - 1)):
         flow.clear(job)
-        read = source(scratch, grid)
+        read = source(folder, grid)
         for index in range(len(grid)):
             records.put_arrays(job.record("segment", index), read(index).arrays())
     return job

@@ -11,14 +11,14 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import madeup
 import numpy as np
 import peer
 import zarr
 from skimage import measure
 
-from nucleiflow import model, naming, records, seeds, store
+from nucleiflow import maps, model, naming, records, seeds, store, tasks
 from nucleiflow.grow import grow
-from nucleiflow.merge import merge
 from nucleiflow.plan import Grid
 
 THRESHOLDS = {"nucleus_threshold": peer.NUCLEUS, "seed_threshold": peer.SEED}
@@ -26,72 +26,50 @@ GROW_PX = model.load().postprocessing("fluorescence").grow_px
 
 
 class Slide:
-    """Where the parts of a slide lie, and what is done to a tile of it."""
+    """The job of a slide, its maps, and what is done to a tile of it, as the tasks of a run do."""
 
-    def __init__(self, maps: zarr.Array, out: Path, work: Path) -> None:
-        self.maps, self.labels, self.work = maps, out, work
-        self.grid = Grid(*maps.shape, peer.TILE_PX, model.load().reach)
-        arrays = {"foreground": "uint8", "seeds": "uint32"}
-        places = {work / name: dtype for name, dtype in arrays.items()} | {out: "uint32"}
-        for place, dtype in places.items():
-            shape = self.grid.shape
-            store.create_array(place, shape, dtype, tile_px=peer.TILE_PX, axes="yx")
-
-    def record(self, stage: str, index: int) -> Path:
-        return self.work / stage / f"{index}{records.SUFFIX}"
+    def __init__(self, found: zarr.Array, out: Path, work: Path) -> None:
+        grid = Grid(*found.shape, peer.TILE_PX, model.load().reach)
+        self.maps, self.labels, self.job = found, out, madeup.job(work, grid)
+        store.create_array(out, grid.shape, "uint32", tile_px=peer.TILE_PX, axes="yx")
 
     def seed(self, index: int) -> None:
-        core = self.grid.core(index)
+        job, core = self.job, self.job.grid.core(index)
         both = np.stack(peer.split(self.maps[core.slices()]), axis=-1)
-        foreground, numbered = seeds.split(both, **THRESHOLDS)
-        store.write(self.work / "foreground", core, foreground)
-        store.write(self.work / "seeds", core, numbered)
-        facts = seeds.record(numbered, core, self.grid.width)
-        records.put_arrays(self.record("segment", index), facts.arrays())
-
-    def merge(self) -> None:
-        def read(index: int) -> seeds.Record:
-            return seeds.Record(**(records.get_arrays(self.record("segment", index)) or {}))
-
-        for one in merge(self.grid, read, min_area_px=peer.LEAST_SEED_PX):
-            facts = {"new": one.new, "owner": one.owner}
-            records.put_arrays(self.record("new", one.index), facts)
+        foreground, found = seeds.split(both, **THRESHOLDS)
+        maps.put(job, index, foreground, found, GROW_PX)
+        facts = seeds.record(found, core, job.grid.width)
+        records.put_arrays(job.record("segment", index), facts.arrays())
 
     def label(self, index: int) -> None:
-        core = self.grid.core(index)
-        window = core.grow(GROW_PX).clip(*self.grid.shape)
-        near = self.grid.around(index, GROW_PX)
-        known = naming.known({tile: records.get_arrays(self.record("new", tile)) for tile in near})
-        numbered = np.zeros(window.shape, np.uint32)
-        foreground = np.zeros(window.shape, np.uint8)
-        for tile in near:
-            part = self.grid.core(tile).intersect(window)
-            place = part.slices(origin=window)
-            foreground[place] = store.read(self.work / "foreground", part)
-            if tile in known.of_tile:
-                numbered[place] = known.of_tile[tile][store.read(self.work / "seeds", part)]
+        job, core = self.job, self.job.grid.core(index)
+        window = core.grow(GROW_PX).clip(*job.grid.shape)
+        near = job.grid.around(index, GROW_PX)
+        known = naming.known({tile: records.get_arrays(job.record("new", tile)) for tile in near})
+        numbered, _, foreground = maps.around(job, index, window, near, known.of_tile)
         grown = grow(numbered, foreground, grow_px=GROW_PX)
         store.write(self.labels, core, known.label[grown[core.slices(origin=window)]])
 
 
-def tiled(maps: zarr.Array, out: Path, folder: Path) -> None:
+def tiled(found: zarr.Array, out: Path, folder: Path) -> None:
     work = folder / "work"
     shutil.rmtree(work, ignore_errors=True)
-    slide = Slide(maps, out, work)
+    slide = Slide(found, out, work)
+    tiles = range(len(slide.job.grid))
     with ThreadPoolExecutor(peer.THREADS) as threads:
-        list(threads.map(slide.seed, range(len(slide.grid))))
-        slide.merge()
-        list(threads.map(slide.label, range(len(slide.grid))))
+        list(threads.map(slide.seed, tiles))
+        tasks.merge(slide.job, 0)
+        list(threads.map(slide.label, tiles))
 
 
-def whole(maps: zarr.Array, out: Path, _: Path) -> None:
-    nucleus, seed = peer.split(maps[:])
+def whole(found: zarr.Array, out: Path, _: Path) -> None:
+    nucleus, seed = peer.split(found[:])
     parts = measure.label(seed >= peer.SEED, connectivity=2)  # by first pixels, in raster order
     area = np.bincount(parts.ravel())
     kept = (area >= peer.LEAST_SEED_PX) & (np.arange(len(area)) > 0)
     numbered = np.where(kept, np.cumsum(kept), 0).astype(np.uint32)[parts]
     foreground = (nucleus >= peer.NUCLEUS) | (seed >= peer.SEED)
-    peer.create(out, maps.shape)[:] = grow(numbered, foreground, grow_px=GROW_PX)
+    peer.create(out, found.shape)[:] = grow(numbered, foreground, grow_px=GROW_PX)
 
 
 def main() -> None:
@@ -100,10 +78,13 @@ def main() -> None:
     parser.add_argument("maps", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    maps = zarr.open_array(str(given.maps), mode="r")
+    found = zarr.open_array(str(given.maps), mode="r")
     method = {"tiled": tiled, "whole": whole}[given.method]
-    grow(np.zeros((4, 4), np.uint32), np.zeros((4, 4), bool), grow_px=1)  # compiles it once
-    peer.timed(lambda: method(maps, given.out, given.maps.parent))
+    empty = np.zeros((4, 4), np.uint8)  # compiles all once
+    seeds.split(np.stack([empty, empty], axis=-1), **THRESHOLDS)[1].drawn()
+    for dtype in (np.int32, np.uint32):
+        grow(empty.astype(dtype), empty, grow_px=1)
+    peer.timed(lambda: method(found, given.out, given.maps.parent))
 
 
 if __name__ == "__main__":
