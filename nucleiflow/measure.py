@@ -210,11 +210,11 @@ def convex_areas(
     labels: NDArray[Any], names: NDArray[Any], boxes: NDArray[Any]
 ) -> NDArray[np.int64]:
     """Areas of convex hulls, px, as scikit-image has them; boxes (n, 4) are in the window."""
-    from nucleiflow import kernels
+    from nucleiflow import contours
 
     if not len(names):
         return np.zeros(0, np.int64)
-    return kernels.convex_areas(
+    return contours.convex_areas(
         plain(labels.view(np.int32), np.int32), plain(names, np.int32), plain(boxes, np.int64)
     )
 

@@ -39,9 +39,9 @@ class _Rings:
 
     def fewer(self) -> _Rings:
         """With no more points than an outline needs."""
-        from nucleiflow import tracing
+        from nucleiflow import contours
 
-        keep = tracing.kept(self.points, self.starts, self.ends, MOVE_PX)
+        keep = contours.kept(self.points, self.starts, self.ends, MOVE_PX)
         return _Rings(self.points[keep], np.cumsum(keep)[self.ends - 1], self.owners)
 
     def moved(self, origin: tuple[int, int]) -> _Rings:
@@ -84,6 +84,42 @@ def trace(
         corner = origin[0] + y0, origin[1] + x0
         polygons[k] = unite([trace_piece(labels[y0:y1, x0:x1], names[k], origin=corner)])
     return polygons
+
+
+def outlined(
+    labels: NDArray[Any],
+    names: NDArray[Any],
+    boxes: NDArray[Any],
+    *,
+    origin: tuple[int, int],
+    scale: tuple[float, float],
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    """Labels (H, W) of a window at `origin`, nuclei and their boxes (n, 4) in it -> their outlines,
+    those of `trace` on the slide's level 0, `packed`; and the areas of their convex hulls, px.
+    """
+    from nucleiflow import contours
+
+    plain_labels = plain(labels.view(np.int32), np.int32)
+    wkb, lengths, hulls = contours.outlines(
+        plain_labels, plain(names, np.int32), plain(boxes, np.int64), origin, scale, MOVE_PX
+    )
+    found = {"wkb": wkb, "wkb_length": lengths}
+    rest = np.flatnonzero(lengths == 0)
+    if len(rest):
+        polygons = to_source(trace(labels, names[rest], boxes[rest], origin=origin), scale)
+        found = inserted(found, rest, polygons)
+    return found, hulls
+
+
+def inserted(
+    outlines: Mapping[str, NDArray[Any]], where: NDArray[np.int64], polygons: Polygons
+) -> dict[str, NDArray[Any]]:
+    """Packed outlines with others in some places, which were empty."""
+    import shapely
+
+    wkb = unpacked(outlines)
+    wkb[where] = shapely.to_wkb(polygons)
+    return joined(wkb)
 
 
 def trace_piece(labels: NDArray[Any], name: int, *, origin: tuple[int, int]) -> Sides:

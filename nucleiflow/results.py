@@ -153,7 +153,7 @@ def measured(job: Job, far: Mapping[int, Sequence[int]], index: int) -> None:
         records.put_arrays(job.record("measure", index), {})
         return
     boxes = np.stack([sums[side] for side in ("y0", "x0", "y1", "x1")], axis=1)
-    polygons, hulls = _outlined(job, sums["label"], boxes)
+    outlines, hulls = _outlined(job, sums["label"], boxes)
     columns = measure.describe(
         sums,
         area_convex=hulls,
@@ -162,7 +162,7 @@ def measured(job: Job, far: Mapping[int, Sequence[int]], index: int) -> None:
     )
     columns["touches_edge"] = measure.at_edge(boxes, job.grid.shape)
     columns["touches_hole"] = _at_hole(job, sums["label"], boxes)
-    columns |= outline.packed(outline.to_source(polygons, job.resolution.scale))
+    columns |= outlines
     points = centroids(columns)
     if not job.grid.core(index).grow(STRAY_PX).contains(_extent(points)):
         records.put_arrays(job.record("stray", index), {})
@@ -185,23 +185,33 @@ def _sums(job: Job, index: int, far: Sequence[int]) -> Columns | None:
 
 def _outlined(
     job: Job, labels: NDArray[np.uint32], boxes: NDArray[np.int64]
-) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
-    """Outlines (n,) of nuclei, working px, and the areas of their convex hulls, px."""
-    polygons = np.empty(len(labels), object)
-    hulls = np.zeros(len(labels), np.int64)
+) -> tuple[Columns, NDArray[np.int64]]:
+    """Outlines (n,) of nuclei, packed, px of the slide, and the areas of their convex hulls, px."""
+    scale = job.resolution.scale
     sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-    small = sides <= LARGE_PX
-    if small.any():
+    small, large = np.flatnonzero(sides <= LARGE_PX), np.flatnonzero(sides > LARGE_PX)
+    packed, hulls = outline.packed(np.empty(0, object)), np.zeros(0, np.int64)
+    if len(small):
         window = Box(*boxes[small, :2].min(axis=0).tolist(), *boxes[small, 2:].max(axis=0).tolist())
-        pixels = store.read(job.labels / "0", window)
-        within = boxes[small] - np.tile((window.y0, window.x0), 2)
         corner = window.y0, window.x0
-        polygons[small] = outline.trace(pixels, labels[small], within, origin=corner)
-        hulls[small] = measure.convex_areas(pixels, labels[small], within)
-    for one in np.flatnonzero(~small):
-        polygons[one] = _united(job, int(labels[one]), Box(*boxes[one].tolist()))
-        hulls[one] = outline.hull_area(polygons[one])
-    return polygons, hulls
+        packed, hulls = outline.outlined(
+            store.read(job.labels / "0", window),
+            labels[small],
+            boxes[small] - np.tile(corner, 2),
+            origin=corner,
+            scale=scale,
+        )
+    if not len(large):
+        return packed, hulls
+    polygons = np.empty(len(large), object)
+    for k, one in enumerate(large):
+        polygons[k] = _united(job, int(labels[one]), Box(*boxes[one].tolist()))
+    whole = np.zeros(len(labels), np.int64)
+    whole[small], whole[large] = hulls, [outline.hull_area(one) for one in polygons]
+    lengths = np.zeros(len(labels), np.int64)
+    lengths[small] = packed["wkb_length"]
+    empty = {**packed, "wkb_length": lengths}
+    return outline.inserted(empty, large, outline.to_source(polygons, scale)), whole
 
 
 def _united(job: Job, label: int, box: Box) -> Any:

@@ -18,7 +18,8 @@ LAYERS = (
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
-    "jsontext nearby fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr "
+    "contours jsontext nearby "
+    "fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr "
     "coded pixelwise runs",
     "objects records forgetful deflate",
     "dicom formats companions chunks memory tiffcheck tiffmeta tiffread",
@@ -49,7 +50,7 @@ DOORS = {
     "openslide": {"openslide"},
     "pyarrow": {"tables", "spatial"},
     "rich": {"progress"},
-    "imagecodecs": {"deflate"},
+    "imagecodecs": {"deflate", "chunks"},
     "typer": {"cli", "options"},
     "click": {"cli"},
 }
@@ -62,6 +63,7 @@ COMPILED = {
     "kernels",
     "pixelwise",
     "tracing",
+    "contours",
     "jsontext",
     "nearby",
 }  # imported inside functions only

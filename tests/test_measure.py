@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.color import rgb2hed
 from skimage.measure import label, regionprops, regionprops_table
 
-from nucleiflow import kernels, measure
+from nucleiflow import contours, kernels, measure
 from nucleiflow.box import grid
 
 SHAPE = (150, 190)
@@ -299,7 +299,7 @@ def test_a_loop_is_compiled_for_one_kind_of_array():
         hulls = measure.convex_areas(labels, plain["label"], boxes)
         kinds = odd.view(np.uint32), plain["label"].astype(np.uint32), boxes.astype(np.int32)
         np.testing.assert_array_equal(measure.convex_areas(*kinds), hulls)
-    for loop in (*kernels.sums.values(), kernels.convex_areas):
+    for loop in (*kernels.sums.values(), contours.convex_areas):
         assert len(loop.signatures) == 1
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.measure import label, regionprops
 
-from nucleiflow import outline
+from nucleiflow import contours, outline
 from nucleiflow.box import grid
 
 
@@ -136,3 +136,59 @@ def test_outer_rings_go_counterclockwise_and_holes_the_other_way():
     holed = parts[shapely.get_num_interior_rings(parts) > 0]
     assert len(holed)
     assert not shapely.is_ccw(shapely.get_interior_ring(holed, 0)).any()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 2),
+    st.sampled_from([(1.0, 1.0), (2.0, 2.0), (0.7013, 1.3)]),
+)
+def test_the_quick_way_gives_the_very_bytes(seed, connectivity, scale):
+    """Whatever shape a nucleus has: outlines of the compiled loop are those of `trace`."""
+    labels = blobs(seed, connectivity)
+    polygons, found = traced(labels, origin=(300, 7001))
+    names = np.array([one.label for one in found])
+    boxes = np.array([one.bbox for one in found]).reshape(-1, 4)
+    quick, hulls = outline.outlined(labels, names, boxes, origin=(300, 7001), scale=scale)
+    slow = outline.packed(outline.to_source(polygons, scale))
+    np.testing.assert_array_equal(quick["wkb_length"], slow["wkb_length"])
+    np.testing.assert_array_equal(quick["wkb"], slow["wkb"])
+    assert hulls.tolist() == [int(one.area_convex) for one in found]
+
+
+def test_most_outlines_need_no_second_look():
+    labels = blobs(5, 1, (600, 600))
+    found = regionprops(labels.astype(int))
+    names = np.array([one.label for one in found], np.int32)
+    boxes = np.array([one.bbox for one in found], np.int64)
+    lengths = contours.outlines(
+        labels.view(np.int32), names, boxes, (0, 0), (1.0, 1.0), outline.MOVE_PX
+    )[1]
+    holed = [one.euler_number < 1 for one in found]
+    assert 0 < sum(holed) < len(found)
+    assert (lengths == 0).sum() <= 1.2 * sum(holed)
+
+
+@pytest.mark.parametrize(
+    ("ring", "simple"),
+    [
+        ([(0, 0), (4, 0), (4, 4), (0, 4)], True),
+        ([(0, 0), (4, 4), (4, 0), (0, 4)], False),  # crosses itself
+        ([(0, 0), (4, 0), (2, 2), (4, 4), (0, 4), (2, 2)], False),  # touches itself in a point
+        ([(0, 0), (8, 0), (8, 4), (4, 0), (0, 4)], False),  # a point on a side
+        ([(0, 0), (4, 0), (8, 0), (4, 4)], True),  # a point that is not needed
+        ([(0, 0), (8, 0), (4, 0), (4, 4)], False),  # a spike
+        ([(0, 0), (4, 0), (8, 0)], False),  # nothing inside
+        ([(0, 0), (4, 0), (4, 0), (0, 4)], False),  # a side without a length
+        ([(0, 0), (4, 0)], False),
+    ],
+)
+def test_only_what_surely_meets_itself_nowhere_is_simple(ring, simple):
+    points = np.array([*ring, ring[0]], float)
+    assert contours._is_simple(points) is simple
+    for turn in range(len(ring)):
+        turned = np.array([*ring[turn:], *ring[:turn], ring[turn]], float)
+        assert contours._is_simple(turned) is simple
+        if simple:
+            assert shapely.is_valid(shapely.Polygon(turned))
