@@ -96,6 +96,8 @@ def once(folder: Path, tiles: int, *, files: bool) -> dict[str, float]:
     work = filed(folder, grid) if files else source(folder, grid)
     if isinstance(work, Job):
         records.remove_tree(work.records("new"))
+    records.unpack(records.pack({"one": np.ones(1)}))  # imports what it needs
+    sum(1 for _ in merge(sizes(4, files=False), source(folder, sizes(4, files=False))))
     before = peak_mb()
     began, processor = time.monotonic(), time.process_time()
     if isinstance(work, Job):
@@ -170,7 +172,7 @@ def main() -> None:
         print(json.dumps(once(given.folder, given.one, files=given.files)))
         return
     shares = "  ".join(f"{name} at {side}" for name in SPEEDS for side in WINDOWS_PX)
-    print(f"     tiles  records       nuclei   us per tile (spread)  peak MB  of {shares}")
+    print(f"     tiles  records       nuclei   us per tile (spread)  cpu us  peak MB  of {shares}")
     rows = []
     cases = [(tiles, True) for tiles in given.files_tiles]
     cases += [(tiles, False) for tiles in given.tiles]
@@ -180,7 +182,8 @@ def main() -> None:
         us, share = one["us_per_tile"], one["share_percent"]
         print(
             f"{tiles:>10,}  {one['records']:<6} {one['nuclei']:>13,} {us['median']:>9.0f} "
-            f"({us['least']:.0f} to {us['most']:.0f}) {one['peak_mb']['median']:>9,.0f}     "
+            f"({us['least']:.0f} to {us['most']:.0f}) {one['cpu_us_per_tile']['median']:>7.0f} "
+            f"{one['peak_mb']['median']:>8,.0f}     "
             + "  ".join(f"{value:>9.3f} %" for value in share.values()),
             flush=True,
         )
