@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import threading
 from collections.abc import Callable
 from functools import lru_cache
@@ -118,6 +119,26 @@ def _check_room(path: str, pixels: int, size: int, *, rgb: bool) -> None:
         )
 
 
+def _checked(file: BinaryIO) -> BinaryIO:
+    """The file again. Raises ValueError where a piece of a PNG claims more bytes than there are:
+    Pillow makes room for them all.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if file.read(8) == PNG_MAGIC:
+        at = 8
+        while at + 8 <= size:
+            file.seek(at)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            at += 12 + length
+            if kind == b"IEND":
+                break
+        if at > size:
+            raise ValueError("a piece goes on beyond the end")
+    file.seek(0)
+    return file
+
+
 def _image(file: BinaryIO) -> ImageFile.ImageFile:
     """Pillow's image, made without `Image.open`, whose size limit is a global we leave alone."""
     is_png = file.read(8) == PNG_MAGIC
@@ -153,7 +174,7 @@ def _decoder(
 def _decode(path: str, *, rgb: bool, deep: bool) -> NDArray[Any]:
     """All pixels of the file, (h, w, 1 or 3) uint8, or (h, w, 1) uint16 if `deep`."""
     try:
-        with _open(path, whole=True) as file, _image(file) as image:
+        with _open(path, whole=True) as file, _image(_checked(file)) as image:
             image.load()
             if deep:
                 return to_channels_last(np.asarray(image).astype(np.uint16), "YX")
@@ -174,7 +195,7 @@ def read_values(path: str, max_pixels: int) -> NDArray[Any]:
         with _open(path, whole=True) as file:
             _check_head(path, file.read(33))
             file.seek(0)
-            with _image(file) as image:
+            with _image(_checked(file)) as image:
                 _check_pixels(path, image.size, max_pixels)
                 image.load()
                 return np.asarray(image.convert("L") if image.mode == "1" else image)

@@ -63,6 +63,8 @@ def check_page_chain(path: str, tif: TiffFile) -> None:
 
 def _tags_end(entries: bytes, order: str, *, big: bool) -> int:
     """Where the last value ends of the tags we rely on, given one page's table of tags."""
+    if not entries:
+        return 0
     word = order + ("u8" if big else "u4")
     fields = [("code", order + "u2"), ("type", order + "u2"), ("count", word), ("value", word)]
     table = np.frombuffer(entries, np.dtype(fields))
