@@ -369,11 +369,15 @@ def plan_command(
     model: ModelPath = None,
     workers: Workers = None,
     calibrate: Annotated[
-        bool, typer.Option(help="Run the network for a moment to tell the time.")
-    ] = True,
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Run the network for a moment, so that this and later plans tell the time.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Say what `run` would cost, and what would go wrong. Runs and writes nothing."""
+    """Say what `run` would cost, and what would go wrong. Runs nothing."""
     from nucleiflow import batch, forecast, place
 
     config = _config(

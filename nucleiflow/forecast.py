@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from nucleiflow import cluster, flow, unet
+from nucleiflow import cluster, flow, speeds, unet
 from nucleiflow.config import Wanted
 from nucleiflow.errors import NucleiflowError
 from nucleiflow.estimate import Estimate, clock, estimate
@@ -52,8 +52,7 @@ class Forecast:
             f"  pixel    {(self.resolution or {}).get('reason')}",
             f"  tiles    {cost.tiles:,} of {self.tile_px} px, halo {self.halo_px} px; "
             f"{cost.network_megapixels:,.1f} MP through the network ({overhead:.2f} x)",
-            f"  time     {'at most ' + clock(cost.seconds) if cost.seconds else 'not calibrated'}"
-            f" with {max(1, self.workers)} worker{'s' if self.workers > 1 else ''}",
+            f"  time     {self._time(cost.seconds)}",
             f"  memory   {cost.worker_bytes / 1e9:.1f} GB at most per worker",
             f"  disk     {cost.disk_bytes / 1e9:.2f} GB at most",
         ]
@@ -61,22 +60,32 @@ class Forecast:
             lines.append(f"  cannot run: {self.fatal}")
         return "\n".join([*lines, *(f"  warning  {text}" for text in self.warnings)])
 
+    def _time(self, seconds: float | None) -> str:
+        if seconds is None:
+            return "unknown: plan --calibrate measures the network on this machine, once"
+        workers = max(1, self.workers)
+        return f"at most {clock(seconds)} with {workers} worker{'s' if workers > 1 else ''}"
+
 
 def forecast(
     wanted: Sequence[Wanted], out: Place, *, workers: int | None, calibrate: bool
 ) -> list[Forecast]:
-    """A forecast for each slide; one that cannot be opened is fatal for itself only."""
+    """A forecast for each slide; one that cannot be opened is fatal for itself only.
+
+    With `calibrate` the network runs for a moment, and its speed is remembered for later plans.
+    """
     models = {path: load(path or SHIPPED) for path in {one.config.model for one in wanted}}
-    shape, speeds = cluster.size(workers), dict[Path | None, float]()
+    shape = cluster.size(workers)
     if calibrate:
-        speeds = {
-            path: _network_speed(model, shape.network_threads) * shape.workers
-            for path, model in models.items()
-        }
-    return [
-        _one(one, out, models[one.config.model], shape.workers, speeds.get(one.config.model))
-        for one in wanted
-    ]
+        for model in models.values():
+            measured = _network_speed(model, shape.network_threads)
+            speeds.remember(model.sha256, shape.network_threads, measured)
+    found = []
+    for one in wanted:
+        model = models[one.config.model]
+        speed = speeds.remembered(model.sha256, shape.network_threads)
+        found.append(_one(one, out, model, shape.workers, speed and speed * shape.workers))
+    return found
 
 
 def _one(wanted: Wanted, out: Place, model: Model, workers: int, speed: float | None) -> Forecast:

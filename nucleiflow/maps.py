@@ -34,11 +34,6 @@ def put(
     records.put_arrays(job.record("rims", index), {**rim, **numbers})
 
 
-def get(job: Job, index: int) -> dict[str, NDArray[Any]]:
-    """What is kept for the tile itself. Raises StoreError."""
-    return _there(job, "maps", index)
-
-
 def seeds(job: Job, index: int) -> Seeds:
     """The seeds of a tile. Raises StoreError."""
     return _seeds(_there(job, "rims", index))
@@ -54,19 +49,24 @@ def around(
     """A window around a tile -> its seeds (h, w), by the names of each tile's; what is kept for the
     tile itself; and the foreground (h, w).
 
-    Other `tiles` than its own are those within the rim. Raises StoreError.
+    Other `tiles` than its own are those within the rim. One without maps was not worth looking
+    at, unless there are names of seeds in it. Raises StoreError.
     """
     from nucleiflow import pixelwise
 
     numbered = np.zeros(window.shape, np.int32)
     foreground = np.zeros(window.shape, np.uint8)
-    own = get(job, index) if index in set(tiles) else {}
+    own: dict[str, NDArray[Any]] = {}
     for tile in tiles:
-        core, rim = job.grid.core(tile), _there(job, "rims", tile)
-        part = core.intersect(window)
+        core, rim = job.grid.core(tile), records.get_arrays(job.record("rims", tile))
+        if rim is None and tile not in names:
+            continue
+        rim = rim or _there(job, "rims", tile)
         if tile == index:
+            own = _there(job, "maps", tile)
             foreground[core.slices(origin=window)] = own["foreground"]
         else:
+            part = core.intersect(window)
             foreground[part.slices(origin=window)] = _cut(rim, core, part)
         if tile in names:
             corner = window.y0 - core.y0, window.x0 - core.x0

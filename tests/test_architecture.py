@@ -21,7 +21,7 @@ LAYERS = (
     "contours jsontext nearby "
     "fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr "
     "coded pixelwise runs",
-    "objects records forgetful deflate",
+    "objects records speeds forgetful deflate",
     "dicom formats companions chunks memory tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
     "source identity cluster checkup doctor tasks look flow batch forecast show showcase train "

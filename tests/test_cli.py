@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import command
@@ -13,7 +15,7 @@ import tifffile
 from PIL import Image
 
 import nucleiflow
-from nucleiflow import progress, source, stream, unet
+from nucleiflow import progress, source, speeds, stream
 
 
 def needs(path):
@@ -111,7 +113,7 @@ def test_info_of_several_slides_is_in_order(slide, small_slide):
 
 def test_plan_tells_the_cost_and_writes_nothing(slide, tmp_path):
     out = tmp_path / "out"
-    arguments = ("plan", slide, "--out", out, "--tile-px", 256, "--no-calibrate")
+    arguments = ("plan", slide, "--out", out, "--tile-px", 256)
     (one,) = parsed(*arguments, "--workers", 3)["slides"]
     assert (one["height"], one["width"], one["tile_px"], one["workers"]) == (700, 900, 256, 3)
     cost = one["cost"]
@@ -124,29 +126,54 @@ def test_plan_tells_the_cost_and_writes_nothing(slide, tmp_path):
     assert (one["fatal"], one["warnings"]) == (None, [])
     text = spoken(*arguments)
     assert "12 of 256 px" in text
-    assert "not calibrated" in text
+    assert "unknown: plan --calibrate" in text
     assert "warning" not in text
     assert not out.exists()
 
 
-def test_plan_does_not_need_the_network(monkeypatch, slide, tmp_path):
-    monkeypatch.setattr(unet, "predictor", None)
-    spoken("plan", slide, "--out", tmp_path, "--no-calibrate")
+@pytest.mark.parametrize("words", [["--help"], ["info"], ["plan"], ["status"]])
+def test_what_only_looks_does_not_import_tensorflow(words, small_slide, tmp_path):
+    (tmp_path / "status.json").write_text("{}")
+    given = {"info": [small_slide], "plan": [small_slide], "status": [tmp_path]}
+    script = (
+        "import sys; from nucleiflow import cli\n"
+        "try: cli.main()\n"
+        "finally: print(sorted({'tensorflow', 'keras', 'numba', 'distributed'} & set(sys.modules)))"
+    )
+    arguments = [*words, *map(str, given.get(words[0], []))]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done
 
 
-def test_plan_with_calibration_tells_the_time(small_slide, tmp_path):
+def test_plan_with_calibration_tells_the_time_from_then_on(small_slide, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     out = tmp_path / "out"
-    done = command.outside("plan", small_slide, "--out", out, "--json")
+    done = command.outside("plan", small_slide, "--out", out, "--json", "--calibrate")
     assert (done.code, done.err) == (0, "")
     (one,) = json.loads(done.out)["slides"]
     assert 0.01 < one["cost"]["seconds"] < 600
     assert one["cost"]["network_megapixels"] > one["cost"]["megapixels"]
     assert not out.exists()
+    (later,) = parsed("plan", small_slide, "--out", out)["slides"]
+    assert later["cost"]["seconds"] == one["cost"]["seconds"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', "NaN"])
+def test_a_damaged_memory_of_speeds_is_none(text, small_slide, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "nucleiflow").mkdir()
+    (tmp_path / "nucleiflow" / "speeds.json").write_text(text)
+    assert speeds.remembered("0" * 64, 2) is None
+    speeds.remember("0" * 64, 2, 3.5)
+    assert speeds.remembered("0" * 64, 2) == 3.5
+    assert speeds.remembered("0" * 64, 3) is None
 
 
 def test_plan_warns_of_what_is_missing(tmp_path):
     Image.fromarray(np.zeros((60, 70), np.uint8)).save(tmp_path / "a.png")
-    arguments = ("plan", tmp_path / "a.png", "--out", tmp_path / "out", "--no-calibrate")
+    arguments = ("plan", tmp_path / "a.png", "--out", tmp_path / "out")
     (one,) = parsed(*arguments)["slides"]
     assert one["warnings"] == ["µm per pixel: none: give --mpp"]
     assert "warning  µm per pixel" in spoken(*arguments)
@@ -155,7 +182,7 @@ def test_plan_warns_of_what_is_missing(tmp_path):
 
 def test_plan_refuses_a_disk_that_is_too_small(monkeypatch, slide, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
-    arguments = ("plan", slide, "--out", tmp_path / "a" / "b", "--no-calibrate")
+    arguments = ("plan", slide, "--out", tmp_path / "a" / "b")
     done = command.nucleiflow(*arguments)
     assert done.code == 2
     assert "cannot run: " in done.out
@@ -166,24 +193,24 @@ def test_plan_refuses_a_disk_that_is_too_small(monkeypatch, slide, tmp_path):
 
 def test_plan_warns_of_too_little_memory(monkeypatch, slide, tmp_path):
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**9))
-    arguments = ("plan", slide, "--out", tmp_path, "--no-calibrate", "--workers", 4)
+    arguments = ("plan", slide, "--out", tmp_path, "--workers", 4)
     (one,) = parsed(*arguments)["slides"]
     assert "4 workers may need" in one["warnings"][0]
 
 
 def test_plan_judges_each_slide_alone(slide, tmp_path):
     (tmp_path / "bad.svs").touch()
-    done = command.nucleiflow("plan", tmp_path / "bad.svs", slide, "--no-calibrate", "--json")
+    done = command.nucleiflow("plan", tmp_path / "bad.svs", slide, "--json")
     assert done.code == 2
     bad, good = json.loads(done.out)["slides"]
     assert "empty" in bad["fatal"]
     assert bad["cost"] is None
     assert good["fatal"] is None
-    assert "cannot run" in command.nucleiflow("plan", tmp_path / "bad.svs", "--no-calibrate").out
+    assert "cannot run" in command.nucleiflow("plan", tmp_path / "bad.svs").out
 
 
 def test_the_disk_that_plan_promises_is_enough(finished, slide, tmp_path):
-    arguments = ("plan", slide, "--out", tmp_path, "--no-calibrate", "--tile-px", 256)
+    arguments = ("plan", slide, "--out", tmp_path, "--tile-px", 256)
     promised = parsed(*arguments)["slides"][0]["cost"]["disk_bytes"]
     files = [path for path in finished.folder.rglob("*") if path.is_file()]
     used = sum(path.stat().st_size for path in files)

@@ -361,7 +361,7 @@ def test_info_and_plan_say_what_is_wrong_and_the_flag(
     tifffile.imwrite(path, np.zeros((90, 90), np.uint8), metadata=about)
     for arguments in (
         ("info", path),
-        ("plan", path, "--out", tmp_path / "out", "--no-calibrate"),
+        ("plan", path, "--out", tmp_path / "out"),
     ):
         done = command.nucleiflow(*arguments)
         assert done.code == 0

@@ -281,7 +281,7 @@ def test_an_overlay_of_a_resampled_slide(resampled, tmp_path):
 
 
 def test_plan_says_the_resolution(small_slide, tmp_path):
-    plan = ("plan", small_slide, "--out", tmp_path / "out", "--no-calibrate")
+    plan = ("plan", small_slide, "--out", tmp_path / "out")
     said = command.nucleiflow(*plan, "--working-mpp", 0.125).out
     assert "pixel    level 0 of 0.25 µm/px resampled to 0.125, as asked for" in said
     assert "size     800 x 600 px" in said
