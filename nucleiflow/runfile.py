@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,25 @@ def job(word: dict[str, Any], folder: Place, given: Path | None = None) -> Job:
     """The job of a finished slide in `folder`; `given` is where its model lies now.
 
     What only the first look at a slide tells is left out: the tissue mask, and the size of the
-    level that was read. Raises ModelError, StoreError.
+    level that was read. Raises ModelError, StoreError, ConfigError.
     """
+    with _told(folder):
+        return _job(word, folder, given)
+
+
+@contextlib.contextmanager
+def _told(folder: Place) -> Iterator[None]:
+    """What is not as a run writes it becomes a ConfigError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise ConfigError(
+            f"{folder / 'run.json'} is damaged ({reason}): run the slide again with --restart"
+        ) from error
+
+
+def _job(word: dict[str, Any], folder: Place, given: Path | None) -> Job:
     height, width = word["height"], word["width"]
     tile_px = word["fingerprint"]["options"]["tile_px"]
     used, seen = _model(word, given), view(word, folder)
@@ -53,7 +72,12 @@ def job(word: dict[str, Any], folder: Place, given: Path | None = None) -> Job:
 
 
 def view(word: dict[str, Any], folder: Place) -> View:
-    """Where the pixels of a finished slide are. Raises StoreError."""
+    """Where the pixels of a finished slide are. Raises StoreError, ConfigError."""
+    with _told(folder):
+        return _view(word, folder)
+
+
+def _view(word: dict[str, Any], folder: Place) -> View:
     name = word["labels"].split("/")[0].removesuffix(STORE_SUFFIX)
     image = folder / (name + STORE_SUFFIX) / "0"
     return View(

@@ -42,7 +42,10 @@ from nucleiflow.errors import ModelError, SlideError, StoreError
 
 FUZZ = Path(__file__).parent / "fuzz" / "fuzz.py"
 MEMORY_BYTES = 2**30
-IN_PROCESS = ("tiff", "picture", "zarr", "job", "manifest", "arrays", "json", "model", "sidecar")
+IN_PROCESS = (
+    *("tiff", "picture", "zarr", "job", "manifest", "arrays", "json", "model", "sidecar"),
+    "finished",
+)
 TISSUE = slidefiles.tissue(512, 512)
 
 

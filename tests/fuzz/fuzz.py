@@ -29,7 +29,7 @@ SECONDS = 15  # for one input
 MAX_CRASHES = 5
 NAMES = (
     "tiff", "picture", "zarr", "dicom", "czi", "job", "manifest", "arrays", "json", "model",
-    "network", "sidecar",
+    "network", "sidecar", "finished", "region",
 )  # fmt: skip
 
 

@@ -26,7 +26,18 @@ import zarr
 from mutations import Mutate
 from PIL import Image
 
-from nucleiflow import contract, demo, jobfile, manifest, model, ngff, openslide, records, source
+from nucleiflow import (
+    contract,
+    demo,
+    jobfile,
+    manifest,
+    model,
+    ngff,
+    openslide,
+    records,
+    runfile,
+    source,
+)
 from nucleiflow import settings as model_settings
 from nucleiflow.box import Box
 from nucleiflow.errors import NucleiflowError, explain
@@ -365,6 +376,68 @@ def sidecar_seeds(_: Path) -> list[bytes]:
     return [model.SHIPPED.with_suffix(".json").read_bytes()]
 
 
+# a finished slide
+
+
+def run_finished(data: bytes, folder: Path) -> str:
+    """What `verify`, `view` and later reports read of a run.json, its pixels left alone."""
+    (folder / "run.json").write_bytes(data)
+    try:
+        word = runfile.read(folder)
+        if word is None:
+            raise WrongAnswerError("no run.json")
+        return f"read: {runfile.job(word, folder).grid.tile_px} px"[:20]
+    except NucleiflowError as error:
+        return outcome(error)
+
+
+def finished_seeds(_: Path) -> list[bytes]:
+    """As a run writes it, without what nobody reads again."""
+    shipped = model.load()
+    thresholds = {"nucleus_threshold": 156, "seed_threshold": 192, "grow_px": 32}
+    word = {
+        "labels": "s.ome.zarr/labels/nuclei", "nuclei": 10, "labels_digest": "143b", "height": 128,
+        "width": 128, "channels": ["A"], "dtype": "uint16", "colour": False, "image": "copy",
+        "stain": "fluorescence", "stain_reason": "dark", "halo_px": 96, "holes": [{"tile": 0}],
+        "normalisation": {"channels": [0], "low": 110.0, "high": 2320.7, "gamma": 0.5,
+                          "inverted": False},
+        "resolution": {"level": 0, "factor": 1.0, "mpp": None, "slide_mpp": None,
+                       "slide_height": 128, "slide_width": 128, "reason": "as it is"},
+        "fingerprint": {"input": {"bytes": 9}, "model": shipped.sha256,
+                        "options": {"tile_px": 128},
+                        "settings": {"polarity": "bright-nuclei", "postprocessing": {
+                            "fluorescence": thresholds | {"min_seed_area_px": 11}}}},
+        "provenance": {"slide": "s.tif", "model": str(model.SHIPPED)},
+    }  # fmt: skip
+    return [json.dumps(word).encode()]
+
+
+# regions
+
+
+def run_region(data: bytes, folder: Path) -> str:
+    from nucleiflow import regions
+
+    path = folder / "region.geojson"
+    path.write_bytes(data)
+    try:
+        return f"read: {type(regions.read([str(path)], (512, 700))).__name__}"
+    except NucleiflowError as error:
+        return outcome(error)
+
+
+def region_seeds(_: Path) -> list[bytes]:
+    ring = [[10, 10], [10, 200.5], [300, 200], [10, 10]]
+    hole = [[20, 20], [20, 30], [30, 30], [20, 20]]
+    shapes: list[Any] = [
+        {"type": "Polygon", "coordinates": [ring, hole]},
+        {"type": "MultiPolygon", "coordinates": [[ring], [hole]]},
+    ]
+    features = [{"type": "Feature", "properties": {"a": 1}, "geometry": one} for one in shapes]
+    whole: Any = {"type": "FeatureCollection", "features": features}
+    return [json.dumps(one).encode() for one in (whole, *shapes)]
+
+
 TARGETS = {
     one.name: one
     for one in (
@@ -380,6 +453,8 @@ TARGETS = {
         Target("model", model_seeds, run_model, mutations.zipped(mutations.jsons)),
         Target("network", architecture_seeds, run_architecture, mutations.jsons),
         Target("sidecar", sidecar_seeds, run_sidecar, mutations.jsons),
+        Target("finished", finished_seeds, run_finished, mutations.jsons),
+        Target("region", region_seeds, run_region, mutations.jsons, 1 << 13),
     )
     if one.name not in ("dicom", "czi") or openslide.installed()
 }
