@@ -118,7 +118,7 @@ def test_a_shard_without_its_record_is_not_trusted(undisturbed, small_slide, tmp
     with command.driven_by(Stops("segment", 9)):
         assert run(small_slide, tmp_path).code == 130
     work = tmp_path / "small" / "work"
-    assert recorded(tmp_path, "segment") == set(range(10))
+    assert recorded(tmp_path, "segment") == {0, 1, 2, 3, 7, 8, 9}, "along the Z-order curve"
     for index in (7, 8, 9):
         (work / "records" / "segment" / f"{index}.rec").unlink()
     for array in ("seeds.zarr", "foreground.zarr"):
@@ -174,7 +174,7 @@ def ended(small_slide, tmp_path_factory):
     assert run(small_slide, out / "finished").code == 0
     with command.driven_by(Stops("copy_image", 2)):
         assert run(small_slide, out / "stopped").code == 130
-    assert recorded(out / "stopped", "image-0") == {0, 1, 2}
+    assert recorded(out / "stopped", "image-0") == {0, 1, 2, 7, 8}
     return out
 
 
