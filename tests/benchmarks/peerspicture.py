@@ -29,12 +29,12 @@ def speed(row: dict[str, Any]) -> float | None:
 
 
 def memory(row: dict[str, Any]) -> float | None:
-    return row["above_start_mb"]["median"] if "above_start_mb" in row else None
+    return row["peak_mb"]["median"] if "peak_mb" in row else None
 
 
 PANELS: tuple[tuple[str, Callable[[dict[str, Any]], float | None]], ...] = (
     ("MP/s, more is better", speed),
-    ("memory added, MB", memory),
+    ("peak memory, MB", memory),
     ("wrong at seams, per 10,000", wrong),
 )
 
