@@ -64,14 +64,17 @@ class Survey:
     def mapped(self, name: str, mask: NDArray[np.bool_], pitch_px: int) -> Survey:
         """With what a mask (h, w), a value every `pitch_px`, says of `tissue` or `blurred`."""
         rows, columns = self.nuclei.shape
-        y, x = (
-            np.minimum((np.arange(n) * pitch_px + pitch_px // 2) // FIELD_PX, most - 1)
+        (y, top, heights), (x, left, widths) = (
+            np.unique(
+                np.minimum((np.arange(n) * pitch_px + pitch_px // 2) // FIELD_PX, most - 1),
+                return_index=True,
+                return_counts=True,
+            )
             for n, most in zip(mask.shape, (rows, columns), strict=True)
         )
-        place = (y[:, None] * columns + x).ravel()
-        there = np.bincount(place, minlength=rows * columns)
-        hit = np.bincount(place, weights=mask.ravel(), minlength=rows * columns)
-        share = (hit / np.maximum(there, 1)).reshape(rows, columns)
+        hit = np.add.reduceat(np.add.reduceat(mask, top, axis=0, dtype=np.int32), left, axis=1)
+        share = np.zeros((rows, columns))
+        share[np.ix_(y, x)] = hit / np.outer(heights, widths)
         changed: dict[str, Any] = {name: share}
         return replace(self, **changed)
 

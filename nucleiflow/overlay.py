@@ -90,11 +90,15 @@ def stretched(image: Pixels, low: float, high: float) -> Bytes:
         raise ValueError(f"image is {image.shape}: only (h, w), (h, w, 1) and (h, w, 3) are drawn")
     if not high > low:
         raise ValueError(f"low is {low} and high {high}: high must be the larger")
-    values = np.arange(np.iinfo(image.dtype).max + 1)
-    table = _bytes((values - low) / (high - low))
-    channels = image if image.ndim == 3 else image[:, :, None]
-    picture: Bytes = table[np.broadcast_to(channels, (*image.shape[:2], 3))]
-    return picture
+    picture: Bytes = shades(image.dtype, low, high)[image if image.ndim == 3 else image[:, :, None]]
+    return picture if picture.shape[2] == 3 else picture.repeat(3, axis=2)
+
+
+def shades(dtype: np.dtype[Any], low: float, high: float, most: float = 1.0) -> Bytes:
+    """How bright each value of a dtype is shown: `low` is black, `high` is `most` of white."""
+    values = np.arange(np.iinfo(dtype).max + 1)
+    whole = _bytes((values - low) / (high - low))
+    return whole if most == 1 else (whole * most).astype(np.uint8)
 
 
 def _bytes(shares: npt.NDArray[np.floating[Any]]) -> Bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
-from nucleiflow import memory, objects, records
+from nucleiflow import deflate, memory, objects, records
 from nucleiflow.box import Box
 from nucleiflow.errors import SlideError
 from nucleiflow.objects import UnreachableError
@@ -30,6 +31,7 @@ from nucleiflow.slide import (
 )
 
 MAX_PIXELS = 2**30
+PNG_LEVEL = 4  # of libdeflate
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -216,7 +218,7 @@ def of_array(pixels: NDArray[np.uint8]) -> Image.Image:
 
 
 def jpeg(pixels: NDArray[np.uint8], *, quality: int = 80) -> bytes:
-    """A picture (h, w, 3) uint8 as a JPEG file."""
+    """A picture (h, w, 3), or (h, w) in grey, uint8, as a JPEG file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="JPEG", quality=quality)
     return file.getvalue()
@@ -224,11 +226,34 @@ def jpeg(pixels: NDArray[np.uint8], *, quality: int = 80) -> bytes:
 
 def indexed_png(indices: NDArray[np.uint8], colours: NDArray[np.uint8]) -> bytes:
     """Indices (h, w) into `colours` (n, 4) RGBA uint8 as a PNG file with transparency."""
-    file = io.BytesIO()
-    image = Image.fromarray(indices, mode="P")
-    image.putpalette(colours.tobytes(), rawmode="RGBA")
-    image.save(file, format="PNG")
-    return file.getvalue()
+    bits = 1 << max(0, (len(colours) - 1).bit_length() - 1).bit_length()  # 1, 2, 4 or 8 a pixel
+    height, width = indices.shape
+    packed = _packed(indices, bits)
+    lines = np.zeros((height, 1 + packed.shape[1]), np.uint8)  # before each, that it is as it is
+    lines[:, 1:] = packed
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, bits, 3, 0, 0, 0),
+        b"PLTE": colours[:, :3].tobytes(),
+        b"tRNS": colours[:, 3].tobytes(),
+        b"IDAT": deflate.deflated(lines.tobytes(), PNG_LEVEL),
+        b"IEND": b"",
+    }
+    return PNG_MAGIC + b"".join(
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        for name, part in parts.items()
+    )
+
+
+def _packed(indices: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Rows of pixels, several in a byte, the first one highest."""
+    per_byte = 8 // bits
+    width = -(-indices.shape[1] // per_byte) * per_byte
+    filled = np.zeros((indices.shape[0], width), np.uint8)
+    filled[:, : indices.shape[1]] = indices
+    found = filled[:, ::per_byte] << (8 - bits)
+    for k in range(1, per_byte):
+        found |= filled[:, k::per_byte] << (8 - bits * (k + 1))
+    return np.asarray(found, np.uint8)
 
 
 def png(pixels: NDArray[np.uint8], *, colours: int) -> bytes:

@@ -112,31 +112,46 @@ class Pictures:
             self._channels = self._channels[:1]
         self._low = norm.low if norm and not eight_bit else 0.0
         self._high = max(norm.high, self._low + 1) if norm and not eight_bit else 255.0
+        self._as_it_is = eight_bit
 
         glows = job.look is not None and job.look.stain == "fluorescence"
-        self._most = GLOW if glows and len(self._channels) == 1 else 1.0
+        most = GLOW if glows and len(self._channels) == 1 else 1.0
+        self._shown = overlay.shades(np.dtype(job.dtype), self._low, self._high, most)
+        self._rows: dict[str, tuple[int, int, Picture]] = {}  # of tiles, the last of each layer
 
     def image(self, level: int, box: Box) -> Picture:
+        """Pixels (h, w, 3), or (h, w) of a single channel."""
         read = pixels.level(self._job, level, box)
-        seen = overlay.stretched(read[..., self._channels], self._low, self._high)
-        return seen if self._most == 1 else (seen * self._most).astype(np.uint8)
+        if len(self._channels) == 1:
+            return np.asarray(self._shown[read[..., self._channels[0]]])
+        if self._channels != list(range(read.shape[2])):
+            read = read[..., self._channels]
+        return np.asarray(read if self._as_it_is else self._shown[read])
 
     def outlines(self, level: int, box: Box) -> Picture:
         """Indices (h, w) of `OUTLINE`; where nuclei are tiny, they are filled in one colour."""
         if self._diameter_px < LEAST_OUTLINED_PX * 2**level:
             labels = store.read(self._job.labels / str(level), box)
-            return np.where(labels != 0, FILLED, 0).astype(np.uint8)
+            return (labels != 0) * np.uint8(FILLED)
         around = box.grow(1).clip(*self._job.levels[level])
         labels = store.read(self._job.labels / str(level), around)
-        drawn = np.where(overlay.outlines(labels), labels % (SEAM - 1) + 1, 0).astype(np.uint8)
-        return drawn[box.slices(origin=around)]
+        return _coloured(labels)[box.slices(origin=around)]
+
+    def _tile(self, layer: str, level: int, box: Box) -> Picture:
+        """A tile of a layer; the whole row of tiles is read at once."""
+        row = Box(box.y0, 0, box.y1, self._job.levels[level][1])
+        known = self._rows.get(layer)
+        if known is None or known[:2] != (level, box.y0):
+            made = (self.image if layer == "image" else self.outlines)(level, row)
+            known = self._rows[layer] = level, box.y0, made
+        return np.ascontiguousarray(known[2][:, box.x0 : box.x1])
 
     def image_tile(self, level: int, box: Box) -> str:
-        packed = picture.jpeg(self.image(level, box), quality=ZOOM_QUALITY)
+        packed = picture.jpeg(self._tile("image", level, box), quality=ZOOM_QUALITY)
         return base64.b64encode(packed).decode()
 
     def outline_tile(self, level: int, box: Box) -> str | None:
-        drawn = self.outlines(level, box)
+        drawn = self._tile("outlines", level, box)
         if not drawn.any():
             return None
         return base64.b64encode(picture.indexed_png(drawn, OUTLINE)).decode()
@@ -151,9 +166,18 @@ class Pictures:
         return np.ascontiguousarray(seen[::step, ::step])
 
 
+def _coloured(labels: NDArray[Any]) -> Picture:
+    """Labels (h, w) -> indices of `OUTLINE` where nuclei have an outline."""
+    drawn = np.zeros(labels.shape, np.uint8)
+    edge = overlay.outlines(labels)
+    drawn[edge] = labels[edge] % (SEAM - 1) + 1
+    return drawn
+
+
 def _field(job: Job, pictures: Pictures, one: fields.Field, span_px: int) -> reportpage.Field:
     box = one.box
-    amount = len(np.setdiff1d(store.read(job.labels / "0", box), 0))
+    labels = store.read(job.labels / "0", box)
+    amount = len(np.unique(labels[labels != 0]))
     drawn = pictures.outlines(0, box)
     if "seam" in one.why:
         _dash(drawn, box, job.grid.tile_px)

@@ -48,11 +48,13 @@ def _reduced(mask: Bools, shape: Shape) -> Bools:
     if mask.shape[0] < shape[0] or mask.shape[1] < shape[1]:
         y, x = (np.arange(n) * size // n for n, size in zip(shape, mask.shape, strict=True))
         return mask[y[:, None], x]
-    y, x = (np.arange(n) * size // n for n, size in zip(mask.shape, shape, strict=True))
-    place = (y[:, None] * shape[1] + x).ravel()
-    there = np.bincount(place, minlength=shape[0] * shape[1])
-    hit = np.bincount(place, weights=mask.ravel(), minlength=shape[0] * shape[1])
-    return np.asarray(hit * 2 >= there).reshape(shape)
+    y, x = (
+        np.searchsorted(np.arange(n) * size // n, np.arange(size))
+        for n, size in zip(mask.shape, shape, strict=True)
+    )
+    hit = np.add.reduceat(np.add.reduceat(mask, y, axis=0, dtype=np.int32), x, axis=1)
+    heights, widths = np.diff(y, append=mask.shape[0]), np.diff(x, append=mask.shape[1])
+    return np.asarray(hit * 2 >= np.outer(heights, widths))
 
 
 def _around(mask: Bools, share: float) -> Bools:

@@ -1,9 +1,14 @@
 """What a report is made of: deep zoom, fields of view, histograms, maps."""
 
+import io
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
-from nucleiflow import charts, deepzoom, fields, sketch
+from nucleiflow import charts, deepzoom, fields, picture, sketch
 from nucleiflow.box import Box
 
 SHAPES = [(9000, 5001), (4500, 2501), (2250, 1251), (1125, 626), (563, 313), (282, 157)]
@@ -153,3 +158,42 @@ def test_a_map_is_stretched_as_its_cells_lie():
     assert drawn[:10, 10:].min() == 255
     assert set(drawn[10:, :10].ravel().tolist()) == {128}
     assert sketch.cell_areas(100, (150, 200)).tolist() == [[1e4, 1e4], [5e3, 5e3]]
+
+
+@pytest.mark.parametrize("amount", [1, 2, 3, 4, 5, 10, 16, 17, 256])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (33, 64), (64, 130)])
+def test_an_indexed_png_is_what_it_was_made_of(amount, shape):
+    random = np.random.default_rng(amount)
+    indices = random.integers(0, amount, shape).astype(np.uint8)
+    colours = random.integers(0, 256, (amount, 4)).astype(np.uint8)
+    with Image.open(io.BytesIO(picture.indexed_png(indices, colours))) as read:
+        read.load()
+        np.testing.assert_array_equal(np.asarray(read.convert("RGBA")), colours[indices])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 900), st.integers(0, 99))
+def test_a_mask_says_what_part_of_each_field_it_covers(height, width, pitch_px, seed):
+    mask = np.random.default_rng(seed).random((height, width)) < 0.4
+    survey = fields.Survey.of((height * pitch_px, width * pitch_px))
+    share = survey.mapped("tissue", mask, pitch_px).tissue
+    rows, columns = share.shape
+    hit, there = np.zeros(share.shape), np.zeros(share.shape)
+    for y, x in np.ndindex(mask.shape):
+        row = min((y * pitch_px + pitch_px // 2) // fields.FIELD_PX, rows - 1)
+        column = min((x * pitch_px + pitch_px // 2) // fields.FIELD_PX, columns - 1)
+        there[row, column] += 1
+        hit[row, column] += mask[y, x]
+    np.testing.assert_array_equal(share, hit / np.maximum(there, 1))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 60), st.integers(1, 60))
+def test_a_mask_made_small_is_where_at_least_half_of_it_is(height, width, more_y, more_x):
+    mask = np.random.default_rng(more_y).random((height + more_y, width + more_x)) < 0.5
+    y, x = (np.arange(n) * size // n for n, size in zip(mask.shape, (height, width), strict=True))
+    expected = [
+        [mask[y == row][:, x == column].mean() >= 0.5 for column in range(width)]
+        for row in range(height)
+    ]
+    np.testing.assert_array_equal(sketch._reduced(mask, (height, width)), expected)
