@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types tests bench-memory bench-networks bench-scales bench-batch bench-decoding bench-export bench-merge bench-workers bench-peers gallery clean
+.PHONY: demo test lint types tests bench-memory bench-networks bench-scales bench-batch bench-decoding bench-export bench-merge bench-workers bench-peers gallery fuzz clean
 
 demo: $(VENV)/.run
 	$(BIN)/nucleiflow demo demo
@@ -47,6 +47,11 @@ bench-workers: $(VENV)/.test
 bench-peers: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/peers.py runs/peers --picture .github/peers.svg
 
+# runs for each target; `make fuzz RUNS=20000`. Without atheris: $(BIN)/python tests/fuzz/fuzz.py runs/fuzz --blind
+RUNS ?= 2000
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python tests/fuzz/fuzz.py runs/fuzz --runs $(RUNS)
+
 gallery: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/gallery.py runs/gallery
 
@@ -57,6 +62,10 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+$(VENV)/.fuzz: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	touch $@
 
 clean:

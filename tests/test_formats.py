@@ -101,7 +101,11 @@ CASES = (
 )
 TIFFS = CASES[:12]
 THROUGH_OPENSLIDE = CASES[16:]
-OPENED_OFTEN = ("jpeg.svs", "m.ome.tif", "v5.zarr", "ybr")
+# one of each reader, and of each library behind OpenSlide; of all others a tenth
+OPENED_OFTEN = (
+    *("jpeg.svs", "a.ndpi", "m.ome.tif", "s.tif", "v4.zarr", "v5.zarr", "a.jpg"),
+    *("ybr", "a.mrxs", "a.czi", "a.vms"),
+)
 
 
 @dataclass(frozen=True)
