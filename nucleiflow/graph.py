@@ -13,7 +13,7 @@ Config = Mapping[str, Any]
 
 CONVOLUTIONS = {"Conv2D", "DepthwiseConv2D", "SeparableConv2D"}
 POOLINGS = {"MaxPooling2D", "AveragePooling2D"}
-DAMAGED = (KeyError, TypeError, IndexError, AttributeError, ValueError, ZeroDivisionError)
+DAMAGED = (KeyError, TypeError, IndexError, AttributeError, ValueError, ArithmeticError)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,18 @@ sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 import mutations
 import targets
 
-from nucleiflow import chunks, coded, errors, manifest, memory, model, records, source, store
+from nucleiflow import (
+    chunks,
+    coded,
+    contract,
+    errors,
+    manifest,
+    memory,
+    model,
+    records,
+    source,
+    store,
+)
 from nucleiflow.box import Box
 from nucleiflow.errors import ModelError, SlideError, StoreError
 
@@ -656,6 +667,16 @@ def packed_wrong(raw: bytearray) -> None:
 def test_odd_zips_are_no_models(change: Callable[[bytearray], None], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is not a Keras file"):
         model.load(repacked(tmp_path / "m.keras", change))
+
+
+@pytest.mark.parametrize("stride", [float("inf"), float("nan"), 10**400, -1, 0, "x"])
+def test_a_network_of_impossible_strides_is_refused(stride: Any) -> None:
+    described = json.loads(json.dumps(model.architecture(model.SHIPPED)))
+    for layer in described["config"]["layers"]:
+        if layer["class_name"] == "Conv2D":
+            layer["config"]["strides"] = [stride, stride]
+    with pytest.raises(ModelError):
+        contract.check(described)
 
 
 def test_a_deep_sidecar_is_refused(tmp_path: Path) -> None:
