@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ SECONDS = 15  # for one input
 MAX_CRASHES = 5
 NAMES = (
     "tiff", "picture", "zarr", "dicom", "czi", "job", "manifest", "arrays", "json", "model",
-    "network", "sidecar", "finished", "region",
+    "network", "sidecar", "finished", *(["region"] if find_spec("nucleiflow.regions") else []),
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import json
 import re
@@ -416,8 +417,8 @@ def finished_seeds(_: Path) -> list[bytes]:
 
 
 def run_region(data: bytes, folder: Path) -> str:
-    from nucleiflow import regions
-
+    importlib.import_module("nucleiflow.annotations")
+    regions = importlib.import_module("nucleiflow.regions")
     path = folder / "region.geojson"
     path.write_bytes(data)
     try:
