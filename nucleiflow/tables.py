@@ -106,10 +106,7 @@ def _groups(
     for columns in batches:
         if GEOMETRY in schema.names:
             extent.see(columns[GEOMETRY])
-        arrays = [
-            pa.array(columns[field.name], field.type, from_pandas=pa.types.is_floating(field.type))
-            for field in schema
-        ]
+        arrays = [_array(columns[field.name], field.type) for field in schema]
         rest = pa.record_batch(arrays, schema=schema)
         while rows + rest.num_rows >= GROUP_ROWS:
             yield [*waiting, rest.slice(0, GROUP_ROWS - rows)]
@@ -120,6 +117,24 @@ def _groups(
             rows += rest.num_rows
     if waiting:
         yield waiting
+
+
+def _array(column: Any, kind: Any) -> Any:
+    """A column as Arrow has it; NaN becomes null. `pyarrow.array` would import pandas."""
+    import pyarrow as pa
+
+    nulls, size = None, len(column)
+    if pa.types.is_binary(kind):
+        ends = np.cumsum([0, *map(len, column)], dtype=np.int32)
+        buffers = [pa.py_buffer(ends), pa.py_buffer(b"".join(column))]
+    elif pa.types.is_boolean(kind):
+        buffers = [pa.py_buffer(np.packbits(column, bitorder="little"))]
+    else:
+        values = np.ascontiguousarray(column, kind.to_pandas_dtype())
+        buffers = [pa.py_buffer(values)]
+        if pa.types.is_floating(kind) and (missing := np.isnan(values)).any():
+            nulls = pa.py_buffer(np.packbits(~missing, bitorder="little"))
+    return pa.Array.from_buffers(kind, size, [nulls, *buffers])
 
 
 def write_rows(file: IO[bytes], rows: Sequence[Mapping[str, Any]]) -> None:
