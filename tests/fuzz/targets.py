@@ -417,7 +417,6 @@ def finished_seeds(_: Path) -> list[bytes]:
 
 
 def run_region(data: bytes, folder: Path) -> str:
-    importlib.import_module("nucleiflow.annotations")
     regions = importlib.import_module("nucleiflow.regions")
     path = folder / "region.geojson"
     path.write_bytes(data)
