@@ -11,9 +11,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
-from nucleiflow import config, export, flow, model, records, report, results, seeds, store, tasks
+from nucleiflow import (
+    config, export, flow, maps, model, records, report, results, seeds, store, tasks,
+)  # fmt: skip
 from nucleiflow.job import Job, Look
 from nucleiflow.normalise import Normalisation
 from nucleiflow.plan import Grid
@@ -89,12 +90,19 @@ def made(folder, side):
         inside = apart < 60 + (y // STEP_PX * 7 + x // STEP_PX * 13) % 20
         image = np.where(inside, 2000 + 40 * (y % 31) + 20 * (x % 17), 100)
         store.write(job.store / "0", core, image[None].astype(np.uint16))
-        store.write(job.foreground, core, np.where(inside, 220, 0).astype(np.uint8))
-        numbered = ndimage.label(apart < 12, np.ones((3, 3)))[0].astype(np.uint32)
-        store.write(job.seeds, core, numbered)
-        records.put_arrays(
-            job.record("segment", index), seeds.record(numbered, core, side).arrays()
+        seen = np.stack([np.where(inside, 220, 0), np.where(apart < 12, 255, 0)], axis=-1)
+        foreground, found = seeds.split(
+            seen.astype(np.uint8),
+            nucleus_threshold=job.postprocessing.nucleus_threshold,
+            seed_threshold=job.postprocessing.seed_threshold,
+            inner=core.slices(origin=core),
+            origin=(core.y0, core.x0),
+            bare=None,
+            tissue=None,
         )
+        maps.put(job, index, foreground, found, tasks._rim_px(job))
+        facts = seeds.record(found, core, side)
+        records.put_arrays(job.record("segment", index), facts.arrays())
     shrunk(job, tasks.shrink_image)
     return job
 
