@@ -39,7 +39,7 @@ PUBLISH_SECONDS = 2.0
 TOLD = (
     "status", "slide", "labels", "nuclei", "labels_digest", "height", "width", "mpp", "stain",
     "stain_reason", "normalisation", "resolution", "postprocessing", "tiles", "tiles_with_tissue",
-    "holes", "quality", "seam_audit", "summary", "exports", "seconds", "again",
+    "holes", "region", "quality", "seam_audit", "summary", "exports", "seconds", "again",
 )  # fmt: skip
 
 

@@ -49,6 +49,7 @@ from nucleiflow.options import (
     PauseSeconds,
     Queue,
     Quiet,
+    Region,
     ReportPage,
     Restart,
     Retries,
@@ -105,6 +106,7 @@ def run_command(
     geojson: GeoJson = None,
     report: ReportPage = None,
     image: Image = None,
+    region: Region = None,
     tile_px: TilePx = None,
     halo_px: HaloPx = None,
     series: Series = None,
@@ -366,6 +368,8 @@ def plan_command(
     level: Level = None,
     mpp: Mpp = None,
     working_mpp: WorkingMpp = None,
+    image: Image = None,
+    region: Region = None,
     model: ModelPath = None,
     workers: Workers = None,
     calibrate: Annotated[
@@ -386,6 +390,8 @@ def plan_command(
         level=level,
         mpp=mpp,
         working_mpp=working_mpp,
+        image=image,
+        region=region,
         model=model,
     )
     wanted = batch.slides(slides, config)

@@ -124,7 +124,19 @@ def _one_line(text: str) -> str:
     return text
 
 
+def _regions(given: Any) -> Any:
+    """One region or several; in a cell of a manifest they are apart by semicolons."""
+    parts = given.split(";") if isinstance(given, str) else given
+    return tuple(part.strip() if isinstance(part, str) else part for part in parts or ())
+
+
+def _region(text: Any, info: ValidationInfo) -> Any:
+    is_box = isinstance(text, str) and REGION_BOX.fullmatch(text)
+    return text if is_box else placed(text, info)
+
+
 Place = Annotated[str, BeforeValidator(placed)]
+Regions = Annotated[tuple[Annotated[str, BeforeValidator(_region)], ...], BeforeValidator(_regions)]
 File = Annotated[Path, BeforeValidator(placed)]
 FolderName = Annotated[str, AfterValidator(_folder_name)]
 Line = Annotated[str, AfterValidator(_one_line)]
@@ -159,7 +171,8 @@ class SlideOptions(Frozen):
     """Options that may differ from slide to slide. None means: decided from slide or model.
 
     `image`: whether the OME-Zarr holds a copy of the slide's pixels beside the labels (copy, as it
-    does unless told otherwise), or the labels alone (none).
+    does unless told otherwise), or the labels alone (none). `region`: boxes y0:y1,x0:x1 in level-0
+    px, or files: GeoJSON, mask images.
     """
 
     mpp: Mpp | None = None
@@ -172,6 +185,7 @@ class SlideOptions(Frozen):
     tile_px: Pixels | None = None
     halo_px: Margin | None = None
     image: ImageKind | None = None
+    region: Regions | None = None
 
 
 class Exports(Frozen):

@@ -19,6 +19,7 @@ from nucleiflow import (
     plan,
     provenance,
     records,
+    regions,
     report,
     results,
     runfile,
@@ -69,6 +70,9 @@ def _job(slide: Slide, name: str, folder: Place, config: RunConfig, model: Model
         series=config.series,
         direct=config.image == "none",
     )
+    if config.region:
+        found = regions.read(config.region, chosen.slide_px)
+        job = replace(job, region=found.digest)
     number = pixels.low_level(job)
     own = number > 0 and any(pixels.of_own(job, slide, number))
     return replace(job, apart=job.partial or own)
@@ -104,6 +108,7 @@ def fingerprint(job: Job, config: RunConfig) -> dict[str, Any]:
             "tile_px": job.grid.tile_px,
             **({} if job.series is None else {"series": job.series}),
             **({"image": "none"} if job.direct else {}),
+            **({} if job.region is None else {"region": job.region}),
         },
         "settings": model.settings.as_json(),
         "code": {"version": __version__, "layout": LAYOUT},
@@ -134,6 +139,7 @@ def clear(job: Job) -> None:
     records.remove(job.work / "fingerprint.json")
     for name in export.FILES:
         records.remove(job.folder / name)
+    records.remove(job.region_place)
     store.remove(job.store)
     store.remove(job.work)
 
@@ -156,13 +162,14 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
         return {**(yield from _exported(job, config.exports, word)), "again": True}
     fresh = word is not None or not records.exists(job.work / "fingerprint.json")
     if fresh or (config.retry_holes and holes.found(job)):
-        clear(job)
-        _create(job)
-        records.put_json(job.work / "fingerprint.json", {"fingerprint": mark})
+        _begin(job, config, mark)
     seconds: dict[str, float] = {}
-    yield from _timed(_image(job), seconds)
+    if job.region is not None:
+        yield from _timed([_solo(job, "region", partial(tasks.region, job))], seconds)
+    copied = _copied(job)
+    yield from _timed(_image(job, copied), seconds)
     job = replace(job, holes=holes.tiles(job, "image"))
-    _some_left(job, job.holes, range(len(job.grid)), SlideError)
+    _some_left(job, job.holes, copied, SlideError)
     looking = partial(tasks.look, job, config.stain, config.channel, tissue_only=config.tissue_only)
     yield from _timed([_solo(job, "look", looking)], seconds)
     job = look.known(job)
@@ -181,7 +188,8 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
     )
     _some_left(job, holes.tiles(job, "label"), near, RunError)
     job = replace(job, holes=job.holes | holes.tiles(job, "label"))
-    yield from _timed(_pyramid(job, "pyramid", "labels", tasks.shrink_labels), seconds)
+    above = _pyramid(job, "pyramid", "labels", tasks.shrink_labels, near)
+    yield from _timed(above, seconds)
     yield from _timed([_solo(job, "tally", partial(results.tally, job))], seconds)
     yield from _timed(_tables(job, config.exports), seconds)
     word = _word(job, config, mark, len(tissue_tiles), seconds)
@@ -192,6 +200,15 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
     records.put_json(job.run_json, word)
     store.remove(job.work)
     return word
+
+
+def _begin(job: Job, config: RunConfig, mark: dict[str, Any]) -> None:
+    """An output without anything of an earlier run."""
+    clear(job)
+    _create(job)
+    if job.region is not None:
+        regions.keep(job, regions.read(config.region or (), job.resolution.slide_px))
+    records.put_json(job.work / "fingerprint.json", {"fingerprint": mark})
 
 
 def _exported(
@@ -261,13 +278,22 @@ def _solo(job: Job, name: str, task: Callable[[int], None]) -> Stage:
     return replace(_stage(job, name, task, [0], name), tile_megapixels=0.0)
 
 
-def _image(job: Job) -> Iterable[Stage]:
+def _copied(job: Job) -> list[int]:
+    """Tiles of the image: with a region, those that windows near it look at."""
+    if job.region is None:
+        return list(range(len(job.grid)))
+    near = regions.tiles(job, regions.blocks(job))
+    reach = job.grid.reach.halo_px
+    return sorted({other for tile in near for other in job.grid.around(tile, reach)})
+
+
+def _image(job: Job, copied: Sequence[int]) -> Iterable[Stage]:
     """The copy of the slide, unless there is none, and its low levels."""
     if not job.direct:
-        tiles, copy = job.grid.along(range(len(job.grid))), partial(tasks.copy_image, job)
+        tiles, copy = job.grid.along(copied), partial(tasks.copy_image, job)
         yield _stage(job, "image", copy, tiles, "image-0", may_have_holes=True)
         last = pixels.first(job) if job.apart else None
-        yield from _pyramid(job, "image", "image", tasks.shrink_image, last)
+        yield from _pyramid(job, "image", "image", tasks.shrink_image, copied, last)
     if job.apart:
         seeing = partial(tasks.overview, job)
         yield replace(_stage(job, "image", seeing, [0], "overview"), tile_megapixels=0.0)
@@ -279,13 +305,32 @@ def _segment(job: Job, tiles: Sequence[int]) -> Stage:
 
 
 def _pyramid(
-    job: Job, name: str, kind: str, shrink: Callable[..., None], last: int | None = None
+    job: Job,
+    name: str,
+    kind: str,
+    shrink: Callable[..., None],
+    below: Sequence[int],
+    last: int | None = None,
 ) -> Iterable[Stage]:
-    """Levels that no tile has written with its own, all of them or those before `last`."""
+    """Levels that no tile has written with its own, all of them or those before `last`; with a
+    region, where tiles of level 0 are `below`.
+    """
     for level in range(job.own_levels + 1, last or len(job.levels)):
-        tiles = range(len(job.level_grid(level)))
+        grid = job.level_grid(level)
+        tiles: Sequence[int] = range(len(grid))
+        if job.region is not None:
+            cores = (job.grid.core(tile).scale_down(2**level) for tile in below)
+            side = grid.tile_px
+            tiles = sorted(
+                {
+                    row * grid.columns + column
+                    for core in cores
+                    for row in range(core.y0 // side, -(-core.y1 // side))
+                    for column in range(core.x0 // side, -(-core.x1 // side))
+                }
+            )
         yield _stage(job, name, partial(shrink, job, level), tiles, f"{kind}-{level}")
-        if len(tiles) == 1:
+        if len(grid) == 1:
             return
 
 
@@ -350,12 +395,16 @@ def _word(
     seconds: dict[str, float],
 ) -> dict[str, Any]:
     """The content of run.json, the final word on a slide."""
-    chosen = job.look
+    chosen, tallied = job.look, results.tallied(job)
+    within = {}
+    if job.region is not None:
+        within["region"] = regions.facts(job, config.region or (), tallied["nuclei"])
     return {
         "status": "done",
         "slide": job.slide,
         "labels": "/".join((job.store.name, "labels", "nuclei")),
-        **results.tallied(job),
+        **tallied,
+        **within,
         "height": job.grid.height,
         "width": job.grid.width,
         "mpp": job.mpp,

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import psutil
 
-from nucleiflow import cluster, flow, speeds, unet
+from nucleiflow import cluster, flow, regions, speeds, unet
 from nucleiflow.config import Wanted
 from nucleiflow.errors import NucleiflowError
 from nucleiflow.estimate import Estimate, clock, estimate
+from nucleiflow.job import Job
 from nucleiflow.model import SHIPPED, Model, load
 from nucleiflow.place import Place
+from nucleiflow.region import Raster
 
 CALIBRATION_SECONDS = 3.0
 CALIBRATION_CORE_PX = 512
@@ -37,6 +39,7 @@ class Forecast:
     workers: int
     fatal: str | None
     warnings: tuple[str, ...]
+    region_tiles: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,6 +59,8 @@ class Forecast:
             f"  memory   {cost.worker_bytes / 1e9:.1f} GB at most per worker",
             f"  disk     {cost.disk_bytes / 1e9:.2f} GB at most",
         ]
+        if self.region_tiles is not None:
+            lines.append(f"  region   {self.region_tiles:,} of {cost.tiles:,} tiles are near it")
         if self.fatal:
             lines.append(f"  cannot run: {self.fatal}")
         return "\n".join([*lines, *(f"  warning  {text}" for text in self.warnings)])
@@ -92,19 +97,20 @@ def _one(wanted: Wanted, out: Place, model: Model, workers: int, speed: float | 
     path = wanted.slide
     try:
         job, slide = flow.prepare(path, wanted.name, out, wanted.config, model)
+        with slide:
+            near = _near(job, wanted.config.region)
     except NucleiflowError as error:
         return Forecast(path, 0, 0, 0, 0, None, None, workers, str(error), ())
-    with slide:
-        cost = estimate(
-            job.grid,
-            channels=len(job.channels),
-            dtype=job.dtype,
-            network_mp_per_s=speed,
-            copied=not job.direct,
-        )
-        warnings = list(slide.notes)
-        if job.mpp is None:
-            warnings.append(f"µm per pixel: {slide.mpp_source}")
+    cost = estimate(
+        job.grid,
+        channels=len(job.channels),
+        dtype=job.dtype,
+        network_mp_per_s=speed,
+        copied=not job.direct,
+    )
+    warnings = list(slide.notes)
+    if job.mpp is None:
+        warnings.append(f"µm per pixel: {slide.mpp_source}")
     memory = psutil.virtual_memory().available
     if cost.worker_bytes * workers > memory:
         warnings.append(
@@ -117,8 +123,16 @@ def _one(wanted: Wanted, out: Place, model: Model, workers: int, speed: float | 
     grid = job.grid
     return Forecast(
         path, grid.height, grid.width, grid.tile_px, grid.reach.halo_px, job.resolution.as_json(),
-        cost, workers, fatal, tuple(warnings),
+        cost, workers, fatal, tuple(warnings), near,
     )  # fmt: skip
+
+
+def _near(job: Job, given: Sequence[str] | None) -> int | None:
+    """How many tiles are near the region, if there is one. Raises ConfigError."""
+    if not given:
+        return None
+    drawn = Raster(regions.read(given, job.resolution.slide_px), job.resolution.scale)
+    return len(regions.tiles(job, regions.laid(drawn, job)))
 
 
 def _free_bytes(out: Place) -> int | None:

@@ -41,7 +41,8 @@ class Look:
 class View:
     """One slide at its working resolution, and where its pixels are: in the OME-Zarr in `folder`,
     or, if it is `direct`, in the slide alone. `apart`: the low levels of the image come from coarse
-    levels of the slide, not from the level above.
+    levels of the slide, not from the level above. `region`: a digest of the part that is asked for,
+    None for all of the slide.
     """
 
     slide: str
@@ -53,11 +54,16 @@ class View:
     series: int | None = None
     direct: bool = False
     apart: bool = False
+    region: str | None = None
 
     @property
     def partial(self) -> bool:
         """Whether there are pixels of the slide that are not copied."""
-        return self.direct
+        return self.direct or self.region is not None
+
+    @property
+    def region_place(self) -> Place:
+        return self.folder / "region.rec"
 
     @property
     def mpp(self) -> float | None:

@@ -25,6 +25,7 @@ from nucleiflow.config import (
     Mpp,
     Pixels,
     Place,
+    Regions,
     RunConfig,
     Series,
     StainName,
@@ -74,6 +75,7 @@ class JobFile(Frozen):
     stain: StainName | None = None
     channel: str | None = None
     image: ImageKind | None = None
+    region: Regions | None = None
     tiles: Tiles = Tiles()
     tissue: Tissue = Tissue()
     exports: Exports = Exports()
@@ -313,6 +315,7 @@ def _defaults(job: JobFile, switches: Switches) -> RunConfig:
         channel=job.channel,
         model=job.model,
         image=job.image,
+        region=job.region,
         tissue_only=not job.tissue.whole_slide,
         exports=job.exports,
         restart=switches.restart,

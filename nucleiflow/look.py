@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import normalise, pixels, records, stain, tissue
+from nucleiflow import normalise, pixels, records, regions, stain, tissue
 from nucleiflow.box import Box, grid
 from nucleiflow.errors import RunError, SlideError
 from nucleiflow.job import Job, Look
@@ -38,13 +38,16 @@ def decide(job: Job, *, kind: str | None, channel: str | None, tissue_only: bool
     if mask is not None:
         for box in pixels.unreadable(job):
             mask[box.scale_down(block_px).slices()] = True  # what it holds, segment finds out
-        records.put_arrays(job.tissue, {"mask": mask})
     norm = normalise.measure(
         _sample(job, mask, block_px, lost),
         stain=chosen.kind,
         channels=chosen.channels,
         inverts=job.model.settings.inverts,
     )
+    if job.region is not None:
+        mask, block_px = regions.combined(job, mask, block_px)
+    if mask is not None:
+        records.put_arrays(job.tissue, {"mask": mask})
     look = Look(norm, chosen.kind, chosen.reason, block_px if mask is not None else None)
     records.put_json(job.work / "look.json", look.as_json())
     return replace(job, look=look)

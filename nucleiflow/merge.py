@@ -21,6 +21,7 @@ from nucleiflow.seeds import Record
 
 MOST_KEPT = 4  # rows that wait with the facts of all their seeds; those of more are read again
 NO_PIXEL = np.iinfo(np.int64).max
+Inside = Callable[[NDArray[np.int64]], NDArray[np.bool_]]
 Read = Callable[[int], Record | None]
 Ids = NDArray[np.int64]
 Number = TypeVar("Number", np.uint32, np.int32)
@@ -35,6 +36,7 @@ class Named:
     index: int
     new: NDArray[np.uint32]
     owner: NDArray[np.int32]
+    shown: NDArray[np.uint32] | None = None
 
 
 @dataclass
@@ -72,17 +74,21 @@ class _Open:
     since: Ids
 
 
-def merge(grid: Grid, read: Read, *, min_area_px: int = 1) -> Iterator[Named]:
+def merge(
+    grid: Grid, read: Read, *, min_area_px: int = 1, inside: Inside | None = None
+) -> Iterator[Named]:
     """For each tile with seeds, in raster order: what its seeds are called.
 
     `read` gives a tile's record, or None for a tile that was skipped; it is called in raster order,
     and once more for the tiles of rows that wait long.
     A seed's label is the rank, over the slide, of its first pixel in raster order; seeds of less
-    than `min_area_px` over the whole slide get 0.
+    than `min_area_px` over the whole slide get 0. With `inside`, which tells of pixels (raster
+    order) whether nuclei that begin there are wanted, `shown` is the rank among those, 0 for the
+    others: they grow as the wanted ones do, and are not seen in the end.
     """
     nothing = np.zeros(0, np.int64)
     reached = _Open(np.zeros(grid.width, np.int64), nothing, nothing, nothing, nothing)
-    names = _Names(grid, min_area_px)
+    names = _Names(grid, min_area_px, inside)
     waiting: deque[_Row] = deque()
     earlier = 0
     for number in range(grid.rows):
@@ -216,11 +222,11 @@ def _parts(pairs: Sequence[tuple[Ids, Ids]], amount: int) -> Ids:
 class _Names:
     """Gives the seeds of one row after the other their labels."""
 
-    def __init__(self, grid: Grid, min_area_px: int) -> None:
-        self._grid, self._min_area_px = grid, min_area_px
-        self._given = 0
+    def __init__(self, grid: Grid, min_area_px: int, inside: Inside | None) -> None:
+        self._grid, self._min_area_px, self._inside = grid, min_area_px, inside
+        self._given = self._shown = 0
         self._wholes = np.zeros(0, np.int64)  # of the last row, sorted, and what they are called
-        self._labels = np.zeros(0, np.uint32)
+        self._labels = np.zeros((2, 0), np.uint32)
 
     def of(self, row: _Row, seeds: tuple[Ids, Ids], below: Sequence[_Row]) -> Iterator[Named]:
         """What the seeds of a row are called; all its groups end in it or in the rows below."""
@@ -231,15 +237,13 @@ class _Names:
         leads[border] = seeds[0][border] == first[row.group]
         size[border] = area[row.group]
         named = np.flatnonzero(leads & (size >= self._min_area_px))
-        new = np.zeros(len(leads), np.uint32)
-        ranks = np.arange(1, len(named) + 1, dtype=np.uint32)
-        new[named[np.argsort(seeds[0][named], kind="stable")]] = self._given + ranks
-        self._given += len(named)
+        new = np.zeros((2, len(leads)), np.uint32)
+        new[:, named] = self._ranks(seeds[0][named])
         label = self._known(whole)
         own = leads[border]
         first_here = which[row.group[own]]
-        label[first_here] = new[border[own]]
-        new[border] = label[which[row.group]]
+        label[:, first_here] = new[:, border[own]]
+        new[:, border] = label[:, which[row.group]]
         self._wholes, self._labels = whole, label
         tiles = np.array(_row(grid, row.number), np.int32)
         owner = np.repeat(tiles, np.diff(row.start))
@@ -247,14 +251,28 @@ class _Names:
         owner[border] = (y // grid.tile_px * grid.columns + x // grid.tile_px)[row.group]
         for index, begin, end in zip(tiles.tolist(), row.start, row.start[1:], strict=False):
             if end > begin:
-                yield Named(index, _led(0, new[begin:end]), _led(index, owner[begin:end]))
+                label, shown = (_led(0, one[begin:end]) for one in new)
+                seen = None if self._inside is None else shown
+                yield Named(index, label, _led(index, owner[begin:end]), seen)
+
+    def _ranks(self, first: Ids) -> NDArray[np.uint32]:
+        """First pixels of seeds that begin in a row -> their ranks (2, n): among all so far, and
+        among those that are wanted.
+        """
+        order = np.argsort(first, kind="stable")
+        wanted = np.ones(len(first), bool) if self._inside is None else self._inside(first[order])
+        found = np.zeros((2, len(first)), np.uint32)
+        found[0, order] = self._given + np.arange(1, len(first) + 1)
+        found[1, order] = np.where(wanted, self._shown + np.cumsum(wanted), 0)
+        self._given, self._shown = self._given + len(first), self._shown + int(wanted.sum())
+        return found
 
     def _known(self, whole: Ids) -> NDArray[np.uint32]:
         """Labels of wholes that the last row had parts of; 0 for the others."""
         if not len(self._wholes):
-            return np.zeros(len(whole), np.uint32)
+            return np.zeros((2, len(whole)), np.uint32)
         at = np.minimum(np.searchsorted(self._wholes, whole), len(self._wholes) - 1)
-        return np.where(self._wholes[at] == whole, self._labels[at], np.uint32(0))
+        return np.where(self._wholes[at] == whole, self._labels[:, at], np.uint32(0))
 
 
 def _led(lead: int, values: NDArray[Number]) -> NDArray[Number]:

@@ -24,14 +24,19 @@ class Known:
 
 
 def known(named: Mapping[int, Mapping[str, NDArray[Any]] | None]) -> Known:
-    """For each tile, `new` and `owner` of its seeds as the merge gives them; None has no seeds."""
+    """For each tile, `new` and `owner` of its seeds as the merge gives them; None has no seeds.
+
+    Where there is `shown`, it is their label, and `new` only their order.
+    """
     there = {tile: one for tile, one in named.items() if one is not None}
     new = np.concatenate([np.zeros(1, np.uint32), *(one["new"] for one in there.values())])
     owner = np.concatenate([np.zeros(1, np.int32), *(one["owner"] for one in there.values())])
+    shown = [one.get("shown", one["new"]) for one in there.values()]
     label, first = np.unique(new, return_index=True)
+    called = np.concatenate([np.zeros(1, np.uint32), *shown])[first]
     owners = owner[first]
     owners[0] = -1
     numbers = {
         tile: np.searchsorted(label, one["new"]).astype(np.int32) for tile, one in there.items()
     }
-    return Known(label.astype(np.uint32), owners.astype(np.int32), numbers)
+    return Known(called.astype(np.uint32), owners.astype(np.int32), numbers)

@@ -76,6 +76,14 @@ Image = Annotated[
         show_default="copy",
     ),
 ]
+Region = Annotated[
+    list[str] | None,
+    option(
+        INPUT,
+        "Only there: y0:y1,x0:x1 (level-0 px), a GeoJSON (as of QuPath) or a mask image of the "
+        "whole slide; again for more.",
+    ),
+]
 WholeSlide = Annotated[
     bool, option(READ, "Also segment where the tissue mask sees nothing.", "--whole-slide")
 ]

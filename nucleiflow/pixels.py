@@ -104,8 +104,10 @@ def level(job: View, number: int, box: Box) -> NDArray[Any]:
 def finest(job: View) -> int:
     """The finest level that is there, or costs little to read from the slide."""
     number = low_level(job)
-    if not job.direct:
+    if not job.partial:
         return 0
+    if not job.direct:
+        return number  # finer ones are empty outside of the region
     finer = number > 1 and any(of_own(job, slide(job.slide, job.series), number - 1))
     return number - 1 if finer else number
 
@@ -213,14 +215,13 @@ def ensure(job: View) -> None:
 
 
 def check(job: View) -> None:
-    """Raises ConfigError, one line, if there is no copy and the slide is not there."""
-    if not job.direct:
-        return
+    """Raises ConfigError, one line, if the slide, which is needed, is not there."""
     try:
         slide(job.slide, job.series)
     except SlideError as error:
+        how = "--image none" if job.direct else "--region"
         raise ConfigError(
-            f"{job.name} was run with --image none, so this needs its slide: {explain(error)}"
+            f"{job.name} was run with {how}, so this needs its slide: {explain(error)}"
         ) from error
 
 

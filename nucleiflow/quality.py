@@ -97,7 +97,7 @@ def _pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 class Seen:
     """A slide's low level, all of one shape (h, w): where tissue is (None: not known, all counts),
     pen marks and folds; `pixel_um2` is the area of one of its pixels. `blurred` and `judged` are
-    numbers of blocks.
+    numbers of blocks. `within` is the part of the slide that all numbers are of, if it is not all.
     """
 
     tissue: NDArray[np.bool_] | None
@@ -106,20 +106,23 @@ class Seen:
     pixel_um2: float | None
     blurred: int
     judged: int
+    within: NDArray[np.bool_] | None = None
 
 
 def summary(seen: Seen, nuclei: int) -> dict[str, Any]:
     """Numbers and plain words, for run.json and the report. What lies below a pen is no tissue."""
     tissue = ~seen.pen if seen.tissue is None else seen.tissue & ~seen.pen
+    within = np.ones(tissue.shape, bool) if seen.within is None else seen.within
+    tissue, size = tissue & within, max(int(within.sum()), 1)
     amount = int(tissue.sum())
     mm2 = amount * seen.pixel_um2 / UM2_PER_MM2 if seen.pixel_um2 else None
     found = {
         "tissue_mm2": mm2,
-        "tissue_fraction": amount / max(tissue.size, 1),
+        "tissue_fraction": amount / size,
         "tissue_is_the_whole_image": seen.tissue is None,
         "nuclei_per_mm2": nuclei / mm2 if mm2 else None,
         "out_of_focus_fraction": seen.blurred / seen.judged if seen.judged else None,
-        "pen_fraction": float(seen.pen.mean()),
+        "pen_fraction": float((seen.pen & within).sum() / size),
         "fold_fraction": float((seen.folds & tissue).sum() / max(amount, 1)),
     }
     return {**found, "flags": _flags(found, amount, nuclei)}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import look, maps, records, store, tasks
+from nucleiflow import look, maps, records, regions, store, tasks
 from nucleiflow.box import Box
 from nucleiflow.grow import grow
 from nucleiflow.job import Job
@@ -179,6 +179,10 @@ def _named(
     names = np.where(large, high, 0).astype(np.uint32)
     unknown = ~whole & ~large
     unknown[0] = False
+    wanted = np.ones(record.count, bool)
+    if job.region is not None:  # seeds that begin outside have no label, but grow
+        wanted = regions.within(job)(record.first)
+        unknown |= large & (high == 0) & (_led(~wanted) | ~whole)
     wrong: list[Found] = []
 
     def tell(seed: int, text: str) -> None:
@@ -187,8 +191,10 @@ def _named(
 
     for seed in np.flatnonzero(large & (low != high))[:MOST_TOLD]:
         tell(seed, f"one nucleus has labels {low[seed]:,} and {high[seed]:,}")
-    for seed in np.flatnonzero(large & (high == 0))[:MOST_TOLD]:
+    for seed in np.flatnonzero(large & (high == 0) & ~unknown)[:MOST_TOLD]:
         tell(seed, "a nucleus has no label")
+    for seed in np.flatnonzero(whole & large & (high > 0) & _led(~wanted))[:MOST_TOLD]:
+        tell(seed, "a nucleus outside of the region has a label")
     values, times = np.unique(names, return_counts=True)
     for value in values[(times > 1) & (values > 0)][:MOST_TOLD]:
         same = np.flatnonzero(names == value)
@@ -200,6 +206,11 @@ def _named(
         one, other = names[known[late : late + 2]]
         tell(known[late + 1], f"label {other:,} comes after {one:,}, in order of first pixels")
     return names, unknown, wrong
+
+
+def _led(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """By seed, none being 0."""
+    return np.concatenate([[False], found])
 
 
 def _whole(job: Job, core: Box, record: Record) -> NDArray[np.bool_]:

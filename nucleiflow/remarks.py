@@ -35,10 +35,21 @@ def headline(word: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The numbers that a slide comes down to, with what they are."""
     quality = word.get("quality") or {}
     pairs = [("nuclei", f"{word['nuclei']:,}")]
+    region = word.get("region") or {}
+    if region.get("area_mm2") is not None:
+        pairs.append(("region", f"{region['area_mm2']:,.2f} mm²"))
+        pairs.append(("nuclei per mm² of it", f"{region['nuclei_per_mm2']:,.0f}"))
+    elif region:
+        pairs.append(("region, px", f"{region['area_px']:,}"))
     if quality.get("tissue_mm2") is not None:
         pairs.append(("tissue", f"{quality['tissue_mm2']:,.2f} mm²"))
     if quality.get("nuclei_per_mm2") is not None:
-        pairs.append(("nuclei per mm²", f"{quality['nuclei_per_mm2']:,.0f}"))
+        pairs.append(
+            (
+                "nuclei per mm² of tissue" if region else "nuclei per mm²",
+                f"{quality['nuclei_per_mm2']:,.0f}",
+            )
+        )
     if quality.get("out_of_focus_fraction") is not None:
         pairs.append(("out of focus", percent(quality["out_of_focus_fraction"])))
     pairs.append(("stain", str(word.get("stain"))))

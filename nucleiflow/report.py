@@ -64,7 +64,8 @@ def write(job: Job, word: Mapping[str, Any], _index: int = 0) -> None:
 
 def later(job: Job, word: dict[str, Any], index: int = 0) -> None:
     """The same for a slide that was finished without a report. Raises ConfigError, StoreError."""
-    runfile.check_slide(word, job)
+    if job.direct:
+        runfile.check_slide(word, job)
     pixels.ensure(job)
     write(job, word, index)
 

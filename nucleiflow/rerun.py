@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nucleiflow import batch, model, provenance, records, source, store
+from nucleiflow import batch, model, provenance, records, regions, source, store
 from nucleiflow.box import grid
 from nucleiflow.config import Cluster, RunConfig, Wanted
 from nucleiflow.errors import ConfigError, RunError, SlideError
@@ -99,6 +99,12 @@ def _check_input(word: dict[str, Any], run_json: Place) -> None:
             f"{told['slide']} is not the slide of {run_json} any more ({'; '.join(differs)}): "
             "bring it back"
         )
+    region = told["config"].get("region")
+    if region:
+        resolution = word["resolution"]
+        size = resolution["slide_height"], resolution["slide_width"]
+        if regions.read(region, size).digest != mark["options"].get("region"):
+            raise ConfigError(f"the region is not that of {run_json} any more: bring it back")
     sha256 = model.digest(told["model"])
     if sha256 != mark["model"]:
         raise ConfigError(

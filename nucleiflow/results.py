@@ -26,6 +26,7 @@ from nucleiflow import (
     quality,
     qupath,
     records,
+    regions,
     store,
     tissue,
 )
@@ -51,8 +52,11 @@ def tally(job: Job, _index: int) -> None:
     sharpness = focus.assemble((one for _, one in blocks), job.grid.shape)
     found = _survey(job, sharpness)
     records.put_json(job.work / "quality.json", quality.summary(found, _nuclei(job)))
-    tissues = {} if found.tissue is None else {"tissue": found.tissue}
-    seen = {"focus": sharpness, "pen": found.pen, "folds": found.folds, **tissues}
+    masks = {"tissue": found.tissue, "region": found.within}
+    there = {name: mask for name, mask in masks.items() if mask is not None}
+    if found.within is not None and found.tissue is not None:
+        there["tissue"] = found.tissue & found.within
+    seen = {"focus": sharpness, "pen": found.pen, "folds": found.folds, **there}
     records.put_arrays(job.work / f"maps{records.SUFFIX}", seen)
     records.put_arrays(job.record("tally", 0), {"digest": np.array(summed), "audit": lines})
 
@@ -69,11 +73,13 @@ def _survey(job: Job, sharpness: NDArray[np.float32]) -> quality.Seen:
         margin_px=0,
     )
     nothing = np.zeros(low.shape[:2], bool)
+    within = None if job.region is None else regions.at_level(job, level)
     pixel_um = job.resolution.pixel_um
     um = (job.resolution.mpp or UNKNOWN_MPP) * 2**level
     if job.stained and quality.blank(low, um):
         tissues = nothing
     return quality.Seen(
+        within=within,
         tissue=tissues,
         pen=quality.pen(low, um) if job.stained else nothing,
         folds=quality.folds(low, um) if job.stained else nothing,

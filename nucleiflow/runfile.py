@@ -90,13 +90,12 @@ def _view(word: dict[str, Any], folder: Place) -> View:
         series=word["fingerprint"]["options"].get("series"),
         direct=word.get("image") == "none",
         apart=word.get("low_levels") == "slide",
+        region=word["region"]["sha256"] if word.get("region") else None,
     )
 
 
 def check_slide(word: dict[str, Any], seen: View) -> None:
-    """Raises ConfigError, one line, if the slide is needed, and is not there as it was."""
-    if not seen.direct:
-        return
+    """Raises ConfigError, one line, if the slide, which is needed, is not there as it was."""
     pixels.check(seen)
     mark = word["fingerprint"]["input"]
     differs = provenance.differences(mark, source.fingerprint(seen.slide), "input")

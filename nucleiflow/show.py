@@ -46,7 +46,8 @@ def draw(
     Nuclei are outlined or, with a `colour` (n + 1, 3) for each label, filled.
     """
     labels, seen = folder / word["labels"], runfile.view(word, folder)
-    runfile.check_slide(word, seen)
+    if seen.direct:
+        runfile.check_slide(word, seen)
     level = _small_level(labels) if whole else 0
     shape = store.open_readonly(labels / str(level)).shape
     field = Box(0, 0, *shape) if whole else region or _fullest(labels, shape)

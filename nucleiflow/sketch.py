@@ -17,6 +17,7 @@ Bytes = NDArray[np.uint8]
 
 MARKS = {  # what can be marked, below each other, with the colours
     "tissue": ("edge of the tissue", (0, 150, 190, 255)),
+    "region": ("edge of the region", (20, 20, 20, 255)),
     "folds": ("folds", (240, 150, 0, 130)),
     "pen": ("pen marks", (170, 60, 220, 130)),
     "holes": ("holes", (235, 40, 40, 170)),
@@ -37,6 +38,8 @@ def marks(masks: Mapping[str, Bools], shape: Shape) -> tuple[Bytes, str]:
         if name == "tissue":
             whole = _around(_around(mask, SOME), MOST)
             mask = overlay.outlines(whole.astype(np.uint8))
+        if name == "region":
+            mask = overlay.outlines(mask.astype(np.uint8))
         if mask.any():
             drawn[mask] = number
             legend += charts.key(title, colour)

@@ -25,6 +25,7 @@ from nucleiflow import (
     plan,
     pyramid,
     records,
+    regions,
     seeds,
     store,
     tissue,
@@ -74,6 +75,12 @@ def overview(job: Job, _index: int) -> None:
     """Stage `image`: the low levels, where they come from the slide, not from the level above."""
     pixels.overview(job)
     records.put_arrays(job.record("overview", 0), {})
+
+
+def region(job: Job, _index: int) -> None:
+    """Stage `region`: where the nuclei are wanted -> blocks of the slide."""
+    regions.lay(job)
+    records.put_arrays(job.record("region", 0), {})
 
 
 def look(
@@ -187,8 +194,13 @@ def merge(job: Job, _index: int) -> None:
     near, behind = isinstance(job.work, Path), deque[Future[None]]()
     with ThreadPoolExecutor(READERS) as threads:
         read = partial(_record, job) if near else _ahead(job, threads)
-        for one in merged(job.grid, read, min_area_px=job.postprocessing.min_seed_area_px):
+        inside = None if job.region is None else regions.within(job)
+        least = job.postprocessing.min_seed_area_px
+        for one in merged(job.grid, read, min_area_px=least, inside=inside):
             facts = {"new": one.new, "owner": one.owner}
+            shown = one.new if one.shown is None else one.shown
+            if one.shown is not None:
+                facts["shown"] = one.shown
             if near:
                 records.put_arrays(job.record("new", one.index), facts)
             else:
@@ -196,7 +208,7 @@ def merge(job: Job, _index: int) -> None:
                 behind.append(threads.submit(records.put_arrays, place, facts))
             if len(behind) > READERS:
                 behind.popleft().result()
-            count = max(count, int(one.new.max()))
+            count = max(count, int(shown.max()))
         for written in behind:
             written.result()
     records.put_arrays(job.record("merge", 0), {"nuclei": np.array(count)})
@@ -234,6 +246,8 @@ def label(job: Job, index: int) -> None:
     known = naming.known({tile: _named(job, tile) for tile in near})
     numbered, own, foreground = maps.around(job, index, window, near, known.of_tile)
     grown = grow(numbered, foreground, grow_px=job.postprocessing.grow_px)
+    if job.region is not None:  # who was not wanted has grown, and goes
+        grown = np.where(known.label[grown] > 0, grown, 0).astype(grown.dtype)
     inside = core.slices(origin=window)
     labels = known.label[grown[inside]]
     _write_levels(job, job.labels, (index, job.own_levels), labels, pyramid.halve_nearest)

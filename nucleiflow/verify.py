@@ -18,6 +18,7 @@ from nucleiflow import (
     provenance,
     recompute,
     records,
+    regions,
     runfile,
     store,
     unet,
@@ -134,7 +135,12 @@ def _slide(folder: Place, windows: int, seed: int, model: Path | None, say: Say)
         found.differences.extend(integrity.check(job, word, say))
         with tempfile.TemporaryDirectory() as scratch:
             again = recompute.second(job, Path(scratch))
-            runfile.check_slide(word, again)
+            if again.partial:
+                runfile.check_slide(word, again)
+            if job.region is not None:
+                told = records.get_arrays(job.region_place)
+                records.put_arrays(again.region_place, told or {})
+                regions.lay(again)
             pixels.ensure(again)
             again = _looked(again, word, found)
             cores = recompute.choose(again, windows, seed)

@@ -20,14 +20,14 @@ LAYERS = (
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
     "contours jsontext nearby "
     "fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr "
-    "coded pixelwise runs",
+    "coded pixelwise runs region geojson",
     "objects records speeds forgetful deflate",
     "dicom formats companions chunks memory tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
     "source identity cluster checkup doctor tasks look flow batch forecast show showcase train "
     "classic layouts dataset evaluate describe weakspots lock status jobfile holes rerun report "
     "verify overview survey runfile recompute integrity spatial viewer api results export finished "
-    "linked pixels maps",
+    "linked pixels maps regions",
     "cli options __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
