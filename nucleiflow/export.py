@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ UNITS = {
 }
 AREA_BINS, AREAS = 24, (5.0, 2000.0)  # of a batch's small histograms, µm² or px²
 ROWS = 8192  # that are made into files at a time
+BAND = 4 * ROWS  # that are in memory at a time, of a row of tiles
 
 
 def export(job: Job, wanted: Exports, _index: int) -> None:
@@ -93,29 +95,48 @@ def _schema(job: Job) -> list[tuple[str, str]]:
 
 
 def _rows(job: Job) -> Iterator[results.Columns]:
-    """Nuclei by label: those of a row of tiles follow on those of the row above."""
+    """Nuclei by label: those of a row of tiles follow on those of the row above.
+
+    Of a row with many, some are taken at a time, and its records are read again for the next:
+    memory does not follow the slide's width.
+    """
     done = records.done(job.records("neighbours"))
     for row in range(job.grid.rows):
-        there = [
-            tile
-            for tile in range(row * job.grid.columns, (row + 1) * job.grid.columns)
-            if tile in done
-        ]
-        both = zip(
-            results.all_records(job, "measure", there, ahead=2),
-            results.all_records(job, "neighbours", there, ahead=2),
-            strict=True,
-        )
-        parts = [{**own, **more, OUTLINE[0]: outline.unpacked(own)} for (_, own), (_, more) in both]
+        tiles = range(row * job.grid.columns, (row + 1) * job.grid.columns)
+        there = [tile for tile in tiles if tile in done]
+        parts: list[results.Columns] = []
+        labels, amount = [np.zeros(0, np.uint32)], 0
+        for part in _parts(job, there):
+            labels.append(part["label"])
+            amount += len(part["label"])
+            parts = [*parts, part] if amount <= BAND else []
         if parts:
             yield from _by_label(parts)
+        elif amount:
+            firsts = np.sort(np.concatenate(labels))[::BAND].tolist()
+            for low, high in itertools.pairwise([*firsts, math.inf]):
+                yield from _by_label(list(_parts(job, there, low, high)))
+
+
+def _parts(
+    job: Job, tiles: Sequence[int], low: float = 0, high: float = math.inf
+) -> Iterator[results.Columns]:
+    """The nuclei of each tile whose label is at least `low` and below `high`."""
+    both = zip(
+        results.all_records(job, "measure", tiles, ahead=2),
+        results.all_records(job, "neighbours", tiles, ahead=2),
+        strict=True,
+    )
+    for (_, own), (_, more) in both:
+        columns = {**own, **more, OUTLINE[0]: outline.unpacked(own)}
+        wanted = (own["label"] >= low) & (own["label"] < high)
+        yield {name: columns[name][wanted] for name in columns if name not in outline.PACKED}
 
 
 def _by_label(parts: list[results.Columns]) -> Iterator[results.Columns]:
     """Nuclei of some tiles -> in the order of their labels, some at a time."""
     order = np.argsort(np.concatenate([part["label"] for part in parts]))
-    names = [name for name in parts[0] if name not in outline.PACKED]
-    whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in names}
+    whole = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
     for start in range(0, len(order), ROWS):
         some = order[start : start + ROWS]
         yield {name: column[some] for name, column in whole.items()}

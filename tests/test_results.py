@@ -13,7 +13,7 @@ import tifffile
 from scipy.ndimage import zoom
 from skimage.measure import regionprops_table
 
-from nucleiflow import box, results, tasks
+from nucleiflow import box, export, results, tasks
 from nucleiflow.errors import HOLES
 
 PROPERTIES = (
@@ -79,6 +79,15 @@ def test_the_table_is_the_same_for_any_tiling(tile_px, finished, slide, tmp_path
     assert sorted(map(json.dumps, features(tmp_path / "field"))) == sorted(
         map(json.dumps, features(finished.folder))
     )
+
+
+def test_the_table_is_the_same_however_many_nuclei_are_in_memory(
+    finished, slide, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(export, "BAND", 7)
+    command.segment(slide, tmp_path, "--tile-px", 128)
+    same = (tmp_path / "field" / "nuclei.parquet").read_bytes()
+    assert same == (finished.folder / "nuclei.parquet").read_bytes()
 
 
 def test_nuclei_larger_than_any_window_are_measured_in_pieces(

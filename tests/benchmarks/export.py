@@ -13,7 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from nucleiflow import (
-    config, export, flow, maps, model, records, report, results, seeds, store, tasks,
+    config,
+    export,
+    flow,
+    maps,
+    model,
+    records,
+    report,
+    results,
+    seeds,
+    store,
+    tasks,
 )  # fmt: skip
 from nucleiflow.job import Job, Look
 from nucleiflow.normalise import Normalisation
