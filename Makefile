@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types tests bench-memory bench-networks bench-scales bench-batch bench-decoding bench-export bench-merge bench-workers bench-peers gallery fuzz clean
+.PHONY: demo test lint types tests bench bench-memory bench-networks bench-scales bench-batch bench-decoding bench-export bench-merge bench-workers bench-peers gallery fuzz clean
 
 demo: $(VENV)/.run
 	$(BIN)/nucleiflow demo demo
@@ -19,6 +19,9 @@ types: $(VENV)/.test
 
 tests: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/bench.py runs/bench
 
 bench-memory: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/memory.py runs/memory

@@ -17,6 +17,7 @@ from typing import Any
 from nucleiflow import (
     cluster,
     flow,
+    heap,
     lock,
     overview,
     pool,
@@ -239,6 +240,7 @@ def _runner(chosen: Cluster, models: Sequence[Model], driver: _Driver) -> Iterat
     if chosen.kind == "serial":
         from nucleiflow import pixels
 
+        heap.keep()
         try:
             yield pool.Serial()
         finally:
@@ -259,6 +261,7 @@ def _runner(chosen: Cluster, models: Sequence[Model], driver: _Driver) -> Iterat
 
 
 def _prepare_worker(models: Sequence[tuple[str, str]], device: str, threads: int) -> None:
+    heap.keep()
     unet.use(device, threads)
     for path, sha256 in models:
         unet.predictor(path, sha256)

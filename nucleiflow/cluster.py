@@ -28,7 +28,7 @@ from nucleiflow.config import Cluster, Tls
 from nucleiflow.errors import ConfigError, NucleiflowError, RunError, explain
 from nucleiflow.roster import Roster
 
-GPU_THREADS = 4  # of a worker with a GPU: they read, label and write while the GPU computes
+GPU_THREADS = 4, 16  # of a worker with a GPU, one for each of its cores: they read, label and write
 CPU_THREADS = 2  # of a worker without: one tile is read and written while another is computed
 CONNECT_SECONDS = 25
 LOOK_SECONDS = 0.1
@@ -93,6 +93,12 @@ def size(workers: int | None) -> Size:
     return Size(workers, CPU_THREADS, max(1, cores // workers))
 
 
+def _gpu_threads(cores: int) -> int:
+    """A GPU waits for nobody: each core that it has is to read, label or write."""
+    least, most = GPU_THREADS
+    return min(max(cores, least), most)
+
+
 def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -105,11 +111,12 @@ def shape(chosen: Cluster) -> Size:
     """
     if chosen.kind == "gpu":
         count = len(_pins(chosen))
-        return Size(count, chosen.threads or GPU_THREADS, max(1, _cores() // count))
+        cores = max(1, _cores() // count)
+        return Size(count, chosen.threads or _gpu_threads(cores), cores)
     if chosen.kind == "slurm":
         if chosen.workers is None:
             raise ConfigError("cluster.workers is missing: how many Slurm jobs may run at once?")
-        usual = CPU_THREADS if chosen.device == "cpu" else GPU_THREADS
+        usual = CPU_THREADS if chosen.device == "cpu" else _gpu_threads(chosen.cores)
         return Size(chosen.workers, chosen.threads or usual, chosen.cores)
     if chosen.kind == "connect":
         return Size(chosen.workers or 1, chosen.threads or CPU_THREADS, 0)

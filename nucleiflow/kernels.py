@@ -80,19 +80,19 @@ def _borders(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
     height, width = labels.shape
     found = np.zeros(labels.shape, np.bool_)
     for y in range(height):
-        if y in (0, height - 1):
-            found[y] = labels[y] != 0
-            continue
-        above, here, below, border = labels[y - 1], labels[y], labels[y + 1], found[y]
-        for x in range(1, width - 1):
-            label = here[x]
-            border[x] = (label != 0) & (
-                (above[x] != label)
-                | (below[x] != label)
-                | (here[x - 1] != label)
-                | (here[x + 1] != label)
-            )
-        border[0], border[width - 1] = here[0] != 0, here[width - 1] != 0
+        for x in range(width):
+            label = labels[y, x]
+            if label != 0:
+                found[y, x] = (
+                    y == 0
+                    or x == 0
+                    or y == height - 1
+                    or x == width - 1
+                    or labels[y - 1, x] != label
+                    or labels[y + 1, x] != label
+                    or labels[y, x - 1] != label
+                    or labels[y, x + 1] != label
+                )
     return found
 
 

@@ -129,7 +129,7 @@ def test_each_gpu_has_a_worker_that_keeps_it_through_a_restart():
         os.kill(pid, signal.SIGKILL)
         await_workers(client, lambda known: len(known) == 2 and gone not in known)
         assert sorted(gpu for _, gpu in ask(client, identity()).values()) == ["1", "3"]
-        assert set(cluster.workers(client).values()) == {cluster.GPU_THREADS}
+        assert set(cluster.workers(client).values()) == {cluster.shape(chosen).threads}
 
 
 def test_a_gpu_that_tensorflow_does_not_see_is_never_replaced_by_the_cpu():
@@ -472,3 +472,32 @@ def test_without_nvml_s_package_gpus_are_taken_as_named_or_asked_for(monkeypatch
     monkeypatch.setenv(gpus.VARIABLE, "0")
     with pytest.raises(ConfigError, match="GPU 2 was asked for"):
         gpus.chosen((2, 0))
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 4), (8, 8), (64, 16)])
+def test_a_gpu_has_a_thread_for_each_of_its_cores(cores, threads, monkeypatch):
+    monkeypatch.setattr(cluster, "_cores", lambda: 2 * cores)
+    chosen = Cluster(kind="gpu", device="cpu", gpus=(0, 1))
+    assert cluster.shape(chosen).threads == threads
+    job = Cluster(kind="slurm", workers=2, cores=cores)
+    assert cluster.shape(job).threads == threads
+    assert cluster.shape(job.model_copy(update={"threads": 3})).threads == 3
+
+
+def test_memory_of_large_arrays_is_kept():
+    """Fresh pages are counted by the kernel: with `heap.keep` there are few of them."""
+    script = (
+        "import resource, sys; import numpy as np; from nucleiflow import heap\n"
+        "kept = len(sys.argv) > 1 and heap.keep()\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def work(): np.ones(1 << 24, np.uint8)\n"
+        "work(); before = faults()\n"
+        "for _ in range(20): work()\n"
+        "print(faults() - before)"
+    )
+    fresh, kept = (
+        int(subprocess.run([sys.executable, "-c", script, *words], stdout=subprocess.PIPE,
+                           check=True).stdout)
+        for words in ([], ["keep"])
+    )  # fmt: skip
+    assert kept < fresh / 4

@@ -225,10 +225,12 @@ def test_big_endian_channels_and_another_level(tmp_path, field):
 # what is not finished is not seen
 
 
+@pytest.mark.parametrize("own_levels", [0, 2])
 @napari_warns
-def test_labels_are_not_seen_before_the_end(small_slide, tmp_path):
+def test_labels_are_not_seen_before_the_end(own_levels, small_slide, tmp_path, monkeypatch):
     from napari_ome_zarr import napari_get_reader
 
+    monkeypatch.setattr("nucleiflow.job.OWN_LEVELS", own_levels)
     steps = stages(small_slide, tmp_path, tile_px=128)
     job = next(steps)
     seen = []
@@ -242,7 +244,9 @@ def test_labels_are_not_seen_before_the_end(small_slide, tmp_path):
         kinds = [kind for _, _, kind in layers(str(job.store))] if layers else []
         assert kinds == ([] if name in ("image", "look") else ["image"])
     assert list(dict.fromkeys(seen)) == [
-        *("image", "look", "segment", "merge", "label", "pyramid", "tally"),
+        *("image", "look", "segment", "merge", "label"),
+        *(() if own_levels else ("pyramid",)),
+        "tally",
         *("measure", "neighbours", "export", "report"),
     ]
     assert len(command.looks_finished(tmp_path)) == 2
@@ -257,3 +261,19 @@ def _attributes(path):
         return dict(zarr.open_group(path, mode="r").attrs)
     except FileNotFoundError:
         return {}
+
+
+@pytest.mark.parametrize("options", [(), ("--tile-px", 96)])
+def test_levels_written_with_a_tile_are_those_made_of_the_level_above(
+    options, slide, tmp_path, monkeypatch
+):
+    stores = []
+    for own_levels in (0, 1, 2):
+        monkeypatch.setattr("nucleiflow.job.OWN_LEVELS", own_levels)
+        command.segment(slide, tmp_path / str(own_levels), *options)
+        stores.append(command.store(tmp_path / str(own_levels) / "field"))
+    for name in ("0", "1", "2", "labels/nuclei/0", "labels/nuclei/1", "labels/nuclei/2"):
+        first, *others = (zarr.open_array(store / name, mode="r")[:] for store in stores)
+        assert first.any()
+        for other in others:
+            np.testing.assert_array_equal(other, first)

@@ -120,9 +120,8 @@ def test_a_shard_without_its_record_is_not_trusted(undisturbed, small_slide, tmp
     work = tmp_path / "small" / "work"
     assert recorded(tmp_path, "segment") == {0, 1, 2, 3, 7, 8, 9}, "along the Z-order curve"
     for index in (7, 8, 9):
-        (work / "records" / "segment" / f"{index}.rec").unlink()
-    for array in ("seeds.zarr", "foreground.zarr"):
-        shutil.rmtree(work / array / "c" / "1")  # the row of tiles 7 to 13
+        for stage in ("segment", "maps", "rims"):
+            (work / "records" / stage / f"{index}.rec").unlink()
     (work / "records" / "segment" / ".7.rec.1.1").write_bytes(b"somebody's draft")
     assert goes_on(small_slide, tmp_path, "segment") == undisturbed
 

@@ -82,6 +82,11 @@ def install(unet):
     gate, known = threading.Lock(), {}
 
     def predictor(path, sha256):
+        if network == "jax" and rate < 0:
+            real(path, sha256)(
+                np.zeros((2240, 2240, 3), np.uint8)
+            )  # compiles before the first tile
+
         def predict(window):
             file = folder / f"{window.shape[0]}-{window.shape[1]}-{crc(window)}.npy"
             with gate:

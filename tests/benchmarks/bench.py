@@ -1,0 +1,193 @@
+"""`make bench`: what is said of speed and memory, measured in one go, kept with date and machine.
+
+Runs the other benchmarks, each in a process of its own, one after the other; writes
+`tests/benchmarks/results.json` and the table between the `bench` marks of the README.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
+RESULTS, README = HERE / "results.json", ROOT / "README.md"
+BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
+RUNS = {
+    "pipeline": ["pipeline.py", "{folder}/pipeline"],
+    "merge": ["merge.py", "{folder}/merge"],
+    "workers": ["workers.py", "{folder}/workers"],
+    "decoding": ["decoding.py", "{folder}/decoding"],
+    "peers": ["peers.py", "{folder}/peers", "--picture", str(ROOT / ".github" / "peers.svg")],
+}
+STAGES = {  # tasks as a reader knows them
+    "tasks.copy_image": "image: decode and copy",
+    "tasks.shrink_image": "image: pyramid",
+    "tasks.overview": "image: low levels",
+    "tasks.look": "look",
+    "tasks.segment": "segment, beside the network",
+    "tasks.merge": "merge",
+    "tasks.label": "label, grow, sum up, audit",
+    "tasks.shrink_labels": "labels: pyramid",
+    "results.tally": "tally",
+    "results.measured": "measure, outline",
+    "results.met": "neighbours, GeoJSON",
+    "export.export": "tables",
+    "report.write": "report",
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="scratch: 20 GB")
+    parser.add_argument("--only", nargs="*", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--write", action="store_true", help="the README again, from results.json")
+    given = parser.parse_args()
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for name in () if given.write else given.only:
+        found[name] = {**machine(), **run(name, given.folder)}
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    before, rest = README.read_text().split(BEGIN)
+    README.write_text(before + BEGIN + "\n".join(table(found)) + "\n" + rest[rest.index(END) :])
+
+
+def machine():
+    """When and where something was measured."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9),
+        "processor": processor(),
+        "python": platform.python_version(),
+    }
+
+
+def processor():
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def run(name, folder):
+    script, *options = RUNS[name]
+    place = folder.absolute() / f"{name}.json"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    words = [one.format(folder=folder.absolute()) for one in options]
+    subprocess.run([sys.executable, HERE / script, *words, "--json", place], check=True)
+    return json.loads(place.read_text())
+
+
+# what is found, as rows of Markdown
+
+
+def table(found):
+    known = {name: one for name, one in found.items() if name in TOLD}
+    parts = [line for name, one in known.items() for line in [*TOLD[name](one), ""]]
+    dates = sorted({one["date"] for one in known.values()})
+    one = next(iter(known.values()))
+    where = f"{one['cores']} cores ({one['processor']}), {one['memory_gb']} GB"
+    return ["", f"Measured {' and '.join(dates)} on {where}; medians (least to most).", "", *parts]
+
+
+def said(one, digits=2):
+    return f"{one['median']:.{digits}f} ({one['least']:.{digits}f} to {one['most']:.{digits}f})"
+
+
+def pipeline(found):
+    lines = ["| a run beside its network | |", "|---|---|"]
+    if "ratio" in found:
+        one = found["ratio"]
+        size = f"{one['megapixels']:.0f} MP, {one['nuclei']:,} nuclei"
+        lines += [
+            f"| slide, all stages and files, over the bare network ({size}) "
+            f"| {said(one['slide_over_bare'])} x |",
+            f"| the command, its start and end too, over the bare network "
+            f"| {said(one['command_over_bare'])} x |",
+        ]
+    if "stages" in found:
+        one = found["stages"]
+        lines += [
+            f"| processor beside network and decoding, "
+            f"{one['nuclei_per_megapixel']:.0f} nuclei per MP "
+            f"| {said(one['beside_decoding_ms_per_megapixel'], 0)} ms per MP |",
+            f"| decoding the slide (zlib, 16 bit) "
+            f"| {said(one['decoding_ms_per_megapixel'], 0)} ms per MP |",
+            f"| slide per second that a core can keep up with "
+            f"| {said(one['megapixels_per_second_and_core'], 1)} MP |",
+        ]
+    for one in found.get("feed", []):
+        lines.append(
+            f"| a network of {one['network_megapixels_per_second']:.0f} MP/s is busy "
+            f"| {one['busy']:.0%} |"
+        )
+    if "scale" in found:
+        peaks, cost = found["scale"]["peaks"], found["scale"]["cpu_ms_per_megapixel"]
+        for kind in ("worker", "driver"):
+            told = ", ".join(f"{one[f'{kind}_mb']:,.0f}" for one in peaks)
+            sizes = ", ".join(f"{one['megapixels']:,.0f}" for one in peaks)
+            lines.append(f"| peak memory of the {kind} at {sizes} MP | {told} MB |")
+        small, large = cost.values()
+        lines.append(
+            f"| processor per MP, {(int(max(cost, key=int)) ** 2) / 1e6:,.0f} MP over "
+            f"{(int(min(cost, key=int)) ** 2) / 1e6:,.0f} MP | {large / small:.2f} x |"
+        )
+    if "stages" in found:
+        lines += ["", "| processor, ms per MP, beside the network | |", "|---|---|"]
+        spent = found["stages"]["ms_per_megapixel"]
+        for name, text in STAGES.items():
+            if name in spent:
+                lines.append(f"| {text} | {said(spent[name], 1)} |")
+    return lines
+
+
+def merge(found):
+    lines = [
+        "| merge of | us per tile | peak MB | of a run on a CPU | on a GPU |",
+        "|---|---|---|---|---|",
+    ]
+    for one in found["rows"]:
+        shares = list(one["share_percent"].values())
+        lines.append(
+            f"| {one['tiles']:,} tiles, {one['nuclei']:,} nuclei ({one['records']}) "
+            f"| {said(one['us_per_tile'], 0)} | {one['peak_mb']['median']:,.0f} "
+            f"| {shares[0]:.3f} % | {shares[-1]:.3f} % |"
+        )
+    return lines
+
+
+def workers(found):
+    ratio = found["two_over_one"]
+    return [
+        "| two workers over one | |",
+        "|---|---|",
+        f"| wall | {said(ratio['seconds'])} x |",
+        f"| processor | {said(ratio['cpu_seconds'])} x |",
+        f"| labels | {'the same' if found['same_labels'] else 'DIFFER'} |",
+    ]
+
+
+def peers(found):
+    lines = [
+        "| the same maps | MP/s | peak MB above start | split, merged, lost, doubled at seams |",
+        "|---|---|---|---|",
+    ]
+    for one in found["rows"]:
+        seam = one["seams"]
+        wrong = ", ".join(f"{seam[kind]:,}" for kind in ("split", "merged", "lost", "doubled"))
+        lines.append(
+            f"| {one['method']}, {one['side_px']:,} px squared | {said(one['mp_per_s'], 1)} "
+            f"| {one['above_start_mb']['median']:,.0f} "
+            f"| {'no seams' if one['method'].endswith(', whole') else wrong} |"
+        )
+    return lines
+
+
+TOLD = {"pipeline": pipeline, "merge": merge, "workers": workers, "peers": peers}
+
+if __name__ == "__main__":
+    main()
