@@ -28,7 +28,7 @@ UNITS = {
 }
 AREA_BINS, AREAS = 24, (5.0, 2000.0)  # of a batch's small histograms, µm² or px²
 ROWS = 8192  # that are made into files at a time
-BAND = 4 * ROWS  # that are in memory at a time, of a row of tiles
+BAND = 1 << 16  # nuclei of a row of tiles that are in memory at a time
 
 
 def export(job: Job, wanted: Exports, _index: int) -> None:
@@ -104,23 +104,13 @@ def _rows(job: Job) -> Iterator[results.Columns]:
     for row in range(job.grid.rows):
         tiles = range(row * job.grid.columns, (row + 1) * job.grid.columns)
         there = [tile for tile in tiles if tile in done]
-        parts: list[results.Columns] = []
-        labels, amount = [np.zeros(0, np.uint32)], 0
-        for part in _parts(job, there):
-            labels.append(part["label"])
-            amount += len(part["label"])
-            parts = [*parts, part] if amount <= BAND else []
-        if parts:
-            yield from _by_label(parts)
-        elif amount:
-            firsts = np.sort(np.concatenate(labels))[::BAND].tolist()
-            for low, high in itertools.pairwise([*firsts, math.inf]):
-                yield from _by_label(list(_parts(job, there, low, high)))
+        known = results.all_records(job, "centroids", there)
+        labels = np.sort(np.concatenate([np.zeros(0), *(facts["label"] for _, facts in known)]))
+        for low, high in itertools.pairwise([*labels[::BAND].tolist(), math.inf]):
+            yield from _by_label(list(_parts(job, there, low, high)))
 
 
-def _parts(
-    job: Job, tiles: Sequence[int], low: float = 0, high: float = math.inf
-) -> Iterator[results.Columns]:
+def _parts(job: Job, tiles: Sequence[int], low: float, high: float) -> Iterator[results.Columns]:
     """The nuclei of each tile whose label is at least `low` and below `high`."""
     both = zip(
         results.all_records(job, "measure", tiles, ahead=2),
@@ -128,9 +118,10 @@ def _parts(
         strict=True,
     )
     for (_, own), (_, more) in both:
-        columns = {**own, **more, OUTLINE[0]: outline.unpacked(own)}
         wanted = (own["label"] >= low) & (own["label"] < high)
-        yield {name: columns[name][wanted] for name in columns if name not in outline.PACKED}
+        columns = {name: own[name] for name in own if name not in outline.PACKED} | more
+        some = {name: column[wanted] for name, column in columns.items()}
+        yield {**some, OUTLINE[0]: outline.unpacked(own, wanted)}
 
 
 def _by_label(parts: list[results.Columns]) -> Iterator[results.Columns]:

@@ -228,14 +228,15 @@ def joined(wkb: Polygons) -> dict[str, NDArray[Any]]:
     return {"wkb": np.frombuffer(b"".join(wkb), np.uint8), "wkb_length": lengths}
 
 
-def unpacked(columns: Mapping[str, NDArray[Any]]) -> Polygons:
-    """WKB (n,), bytes each, of a record that holds polygons `packed`."""
-    blob, ends = columns["wkb"].tobytes(), np.cumsum(columns["wkb_length"])
-    found = np.empty(len(ends), object)
-    start = 0
-    for k, end in enumerate(ends.tolist()):
-        found[k] = blob[start:end]
-        start = end
+def unpacked(
+    columns: Mapping[str, NDArray[Any]], wanted: NDArray[np.bool_] | slice = slice(None)
+) -> Polygons:
+    """WKB (n,), bytes each, of a record that holds polygons `packed`: all, or those wanted."""
+    blob, lengths = columns["wkb"].data, columns["wkb_length"][wanted]
+    starts = (np.cumsum(columns["wkb_length"]) - columns["wkb_length"])[wanted]
+    found = np.empty(len(starts), object)
+    for k, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        found[k] = bytes(blob[start : start + length])
     return found
 
 

@@ -172,7 +172,8 @@ def measured(job: Job, far: Mapping[int, Sequence[int]], index: int) -> None:
     points = centroids(columns)
     if not job.grid.core(index).grow(STRAY_PX).contains(_extent(points)):
         records.put_arrays(job.record("stray", index), {})
-    records.put_arrays(job.record("centroids", index), {"points": points})
+    facts = {"points": points, "label": columns["label"]}
+    records.put_arrays(job.record("centroids", index), facts)
     records.put_arrays(job.record("measure", index), columns)
 
 

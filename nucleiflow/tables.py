@@ -51,7 +51,9 @@ def write(
     ) as writer:
         for group in _groups(batches, schema, extent):
             rows = pa.Table.from_batches(group, schema).combine_chunks()  # pages follow chunks
+            group.clear()  # what is written need not be kept until the next is complete
             writer.write_table(rows, row_group_size=GROUP_ROWS)
+            del rows
         notes = {"geo": extent.metadata(), "nucleiflow": dict(about)}
         writer.add_key_value_metadata({name: json.dumps(note) for name, note in notes.items()})
 
@@ -109,8 +111,9 @@ def _groups(
         arrays = [_array(columns[field.name], field.type) for field in schema]
         rest = pa.record_batch(arrays, schema=schema)
         while rows + rest.num_rows >= GROUP_ROWS:
-            yield [*waiting, rest.slice(0, GROUP_ROWS - rows)]
+            waiting.append(rest.slice(0, GROUP_ROWS - rows))
             rest = rest.slice(GROUP_ROWS - rows)
+            yield waiting
             waiting, rows = [], 0
         if rest.num_rows:
             waiting.append(rest)
