@@ -28,15 +28,19 @@ def put(
     """Keep the maps of a tile; whoever is within `rim_px` of it needs the rim. `others` are kept
     for the tile itself.
     """
-    records.put_arrays(job.record("maps", index), {"foreground": foreground, **others})
+    facts = {"shape": np.array(own.shape), "count": np.array(own.count), "runs": own.runs}
+    whole = {"foreground": foreground, **facts, **others}
+    records.put_arrays(job.record("maps", index), whole)
     rim = {name: foreground[part] for name, part in _sides(own.shape, rim_px).items()}
-    numbers = {"shape": np.array(own.shape), "count": np.array(own.count), "runs": own.runs}
-    records.put_arrays(job.record("rims", index), {**rim, **numbers})
+    runs = own.runs[_near_sides(own, rim_px)]
+    records.put_arrays(job.record("rims", index), {**rim, "runs": runs})
 
 
 def seeds(job: Job, index: int) -> Seeds:
     """The seeds of a tile. Raises StoreError."""
-    return _seeds(_there(job, "rims", index))
+    found = _there(job, "maps", index)
+    height, width = found["shape"].tolist()
+    return Seeds((height, width), found["runs"], int(found["count"]))
 
 
 def around(
@@ -58,19 +62,20 @@ def around(
     foreground = np.zeros(window.shape, np.uint8)
     own: dict[str, NDArray[Any]] = {}
     for tile in tiles:
-        core, rim = job.grid.core(tile), records.get_arrays(job.record("rims", tile))
-        if rim is None and tile not in names:
+        core, kind = job.grid.core(tile), "maps" if tile == index else "rims"
+        kept = records.get_arrays(job.record(kind, tile))
+        if kept is None and tile not in names:
             continue
-        rim = rim or _there(job, "rims", tile)
+        kept = kept or _there(job, kind, tile)
         if tile == index:
-            own = _there(job, "maps", tile)
-            foreground[core.slices(origin=window)] = own["foreground"]
+            own = kept
+            foreground[core.slices(origin=window)] = kept["foreground"]
         else:
             part = core.intersect(window)
-            foreground[part.slices(origin=window)] = _cut(rim, core, part)
+            foreground[part.slices(origin=window)] = _cut(kept, core, part)
         if tile in names:
             corner = window.y0 - core.y0, window.x0 - core.x0
-            pixelwise.paint(rim["runs"], names[tile], corner, numbered)
+            pixelwise.paint(kept["runs"], names[tile], corner, numbered)
     return numbered, own, foreground
 
 
@@ -81,9 +86,12 @@ def _there(job: Job, kind: str, index: int) -> dict[str, NDArray[Any]]:
     return found
 
 
-def _seeds(rim: Mapping[str, NDArray[Any]]) -> Seeds:
-    height, width = rim["shape"].tolist()
-    return Seeds((height, width), rim["runs"], int(rim["count"]))
+def _near_sides(own: Seeds, rim_px: int) -> NDArray[np.bool_]:
+    """Which runs have a pixel in one of the strips."""
+    row, start, stop = own.runs[:, 0], own.runs[:, 1], own.runs[:, 2]
+    height, width = own.shape
+    across = (row < rim_px) | (row >= height - rim_px)
+    return np.asarray(across | (start < rim_px) | (stop > width - rim_px))
 
 
 def _sides(shape: tuple[int, int], rim_px: int) -> dict[str, tuple[slice, slice]]:

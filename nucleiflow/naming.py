@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleiflow.arrays import plain
+
 
 @dataclass(frozen=True)
 class Known:
@@ -21,6 +23,20 @@ class Known:
     label: NDArray[np.uint32]
     owner: NDArray[np.int32]
     of_tile: dict[int, NDArray[np.int32]]
+
+    def labels(self, numbers: NDArray[np.int32], inner: tuple[slice, slice]) -> NDArray[np.uint32]:
+        """Numbers (H, W) of a window -> the labels (h, w) of a part of it."""
+        from nucleiflow import pixelwise
+
+        rows, columns = inner
+        found = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.uint32)
+        pixelwise.named(
+            plain(numbers, np.int32),
+            (rows.start, columns.start),
+            plain(self.label, np.uint32),
+            found,
+        )
+        return found
 
 
 def known(named: Mapping[int, Mapping[str, NDArray[Any]] | None]) -> Known:

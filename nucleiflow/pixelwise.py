@@ -74,17 +74,19 @@ def split(
                 foreground[y, begin:end] = 0
                 seeds[y, begin:end] = 0
                 continue
+            row = maps[corner[0] + y, corner[1] + begin : corner[1] + end]
             for x in range(begin, end):
-                nucleus, seed = maps[corner[0] + y, corner[1] + x]
-                is_seed = seed >= thresholds[1]
-                value = nucleus if nucleus >= thresholds[0] else np.uint8(is_seed)
-                if glass[0] >= 0:
-                    red, green, blue = seen[corner[0] + y, corner[1] + x]
+                nucleus, seed = row[x - begin, 0], row[x - begin, 1]
+                is_seed = np.uint8(seed >= thresholds[1])
+                seeds[y, x] = is_seed
+                foreground[y, x] = nucleus if nucleus >= thresholds[0] else is_seed
+            if glass[0] >= 0:
+                light = seen[corner[0] + y, corner[1] + begin : corner[1] + end]
+                for x in range(begin, end):
+                    red, green, blue = light[x - begin]
                     red, green, blue = red ^ glass[1], green ^ glass[1], blue ^ glass[1]
                     if max(red, green, blue) <= glass[0]:
-                        value, is_seed = np.uint8(0), False
-                foreground[y, x] = value
-                seeds[y, x] = is_seed
+                        foreground[y, x] = seeds[y, x] = 0
 
 
 @inner
@@ -232,6 +234,14 @@ def _mix(value: np.uint64) -> np.uint64:
     return value ^ (value >> np.uint64(31))
 
 
+@inner
+def _add_hash(
+    sums: NDArray[np.uint64], place: np.uint64, value: np.uint64, streams: NDArray[np.uint64]
+) -> None:
+    for k in range(len(streams)):
+        sums[k] += _mix(_mix(place * streams[k] + streams[k]) ^ value)
+
+
 @compiled
 def hashed(
     labels: NDArray[np.int32],
@@ -247,11 +257,21 @@ def hashed(
         row = np.uint64((corner[0] + y) * slide_width + corner[1])
         for x in range(labels.shape[1]):
             if labels[y, x] != 0:
-                value = np.uint64(np.uint32(labels[y, x]))
-                for k in range(len(streams)):
-                    place = (row + np.uint64(x)) * streams[k] + streams[k]
-                    sums[k] += _mix(_mix(place) ^ value)
+                _add_hash(sums, row + np.uint64(x), np.uint64(np.uint32(labels[y, x])), streams)
     return sums
+
+
+@compiled
+def named(
+    grown: NDArray[np.int32],
+    inner: tuple[int, int],
+    names: NDArray[np.uint32],
+    labels: NDArray[np.uint32],
+) -> None:
+    """Numbers of a window -> the labels of its part that begins at `inner`."""
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            labels[y, x] = names[grown[inner[0] + y, inner[1] + x]]
 
 
 def _halved(pixels: NDArray[Any]) -> NDArray[Any]:

@@ -249,7 +249,7 @@ def label(job: Job, index: int) -> None:
     if job.region is not None:  # who was not wanted has grown, and goes
         grown = np.where(known.label[grown] > 0, grown, 0).astype(grown.dtype)
     inside = core.slices(origin=window)
-    labels = known.label[grown[inside]]
+    labels = known.labels(grown, inside)
     _write_levels(job, job.labels, (index, job.own_levels), labels, pyramid.halve_nearest)
     exact = core.grow(EXACT_PX).clip(*job.grid.shape)
     near_core = np.ascontiguousarray(grown[exact.slices(origin=window)])

@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import command
+import hypothesis
 import numpy as np
 import pytest
 
 from nucleiflow import demo, showcase
+
+# no test asserts a time: loops may have to be compiled first
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # started in the background by a script (`make test &`): processes of tests would ignore Ctrl-C
