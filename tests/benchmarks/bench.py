@@ -1,7 +1,7 @@
 """`make bench`: what is said of speed and memory, measured in one go, kept with date and machine.
 
 Runs the other benchmarks, each in a process of its own, one after the other; writes
-`tests/benchmarks/results.json` and the table between the `bench` marks of the README.
+`tests/benchmarks/results.json` and the tables between the `bench` marks of README.md and DESIGN.md.
 """
 
 import argparse
@@ -13,10 +13,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import largest
 import psutil
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
-RESULTS, README = HERE / "results.json", ROOT / "README.md"
+RESULTS, GPU = HERE / "results.json", HERE / "gpu-h200.json"
+README, DESIGN = ROOT / "README.md", ROOT / "nucleiflow" / "DESIGN.md"
 BEGIN, END = "<!-- bench -->\n", "<!-- /bench -->"
 RUNS = {
     "pipeline": ["pipeline.py", "{folder}/pipeline"],
@@ -52,8 +54,15 @@ def main():
     for name in () if given.write else given.only:
         found[name] = {**machine(), **run(name, given.folder)}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    before, rest = README.read_text().split(BEGIN)
-    README.write_text(before + BEGIN + "\n".join(table(found)) + "\n" + rest[rest.index(END) :])
+    write(README, table(found))
+    if {"pipeline", "merge"} <= set(found):
+        write(DESIGN, ["", *largest.table(), ""])
+
+
+def write(file, lines):
+    """Lines between the marks of a file."""
+    before, rest = file.read_text().split(BEGIN)
+    file.write_text(before + BEGIN + "\n".join(lines) + "\n" + rest[rest.index(END) :])
 
 
 def machine():
@@ -91,7 +100,31 @@ def table(found):
     dates = sorted({one["date"] for one in known.values()})
     one = next(iter(known.values()))
     where = f"{one['cores']} cores ({one['processor']}), {one['memory_gb']} GB"
-    return ["", f"Measured {' and '.join(dates)} on {where}; medians (least to most).", "", *parts]
+    head = f"Measured {' and '.join(dates)} on {where}; medians (least to most)."
+    return ["", head, "", *parts, *gpu(json.loads(GPU.read_text())), ""]
+
+
+def gpu(found):
+    """What `gpu.py` printed on a machine with a GPU; it does not run here."""
+    head = f"{found['gpu']} and {found['cores']} cores, {found['date']}, network by {found['by']}"
+    lines = [f"| {head} (`tests/benchmarks/gpu.py`) | |", "|---|---|"]
+    for name, one in found["network"].items():
+        lines.append(
+            f"| network, {name.replace(' ', ', windows of ')} px | {one['mp_per_s']:.0f} MP/s; "
+            f"{one['differ']:.2%} of the maps differ from float32, by {one['largest']} of 255 |"
+        )
+    lines += [
+        f"| {one['workers']} workers of {one['threads']} threads, each with a network of "
+        f"{one['rate']:.0f} MP/s | networks busy {one['busy']:.0%}; "
+        f"{one['inner_mp_per_s']:.0f} MP/s of slides |"
+        for one in found["standin"]
+    ]
+    lines += [
+        f"| the GPU itself ({one['precision']}), {one['workers']} workers of "
+        f"{one['threads']} threads | {one['inner_mp_per_s']:.0f} MP/s of slides |"
+        for one in found["live"]
+    ]
+    return lines
 
 
 def said(one, digits=2):
