@@ -274,7 +274,7 @@ def test_final_word_says_what_was_done(finished):
     assert (word["height"], word["width"], word["mpp"]) == (700, 900, 0.25)
     assert (word["status"], word["holes"]) == ("done", [])
     assert set(word["seconds"]) == {
-        *("image", "look", "segment", "merge", "label", "pyramid", "tally"),
+        *("image", "look", "segment", "merge", "label", "tally"),
         *("measure", "neighbours", "export"),
     }
     batch = command.records.get_json(finished.folder.parent / "batch.json")

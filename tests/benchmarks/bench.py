@@ -24,8 +24,13 @@ RUNS = {
     "pipeline": ["pipeline.py", "{folder}/pipeline"],
     "merge": ["merge.py", "{folder}/merge"],
     "workers": ["workers.py", "{folder}/workers"],
-    "decoding": ["decoding.py", "{folder}/decoding"],
     "peers": ["peers.py", "{folder}/peers", "--picture", str(ROOT / ".github" / "peers.svg")],
+}
+QUICK = {  # fewer rounds, and the small sizes: minutes
+    "pipeline": ["--rounds", "1", "--only", "ratio", "stages", "feed"],
+    "merge": ["--rounds", "1", "--tiles", "10000", "100000"],
+    "workers": ["--rounds", "1"],
+    "peers": ["--rounds", "1", "--sides", "2048", "4096"],
 }
 STAGES = {  # tasks as a reader knows them
     "tasks.copy_image": "image: decode and copy",
@@ -48,11 +53,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="scratch: 20 GB")
     parser.add_argument("--only", nargs="*", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--quick", action="store_true", help="one round, and small sizes")
     parser.add_argument("--write", action="store_true", help="the README again, from results.json")
     given = parser.parse_args()
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in () if given.write else given.only:
-        found[name] = {**machine(), **run(name, given.folder)}
+        more = QUICK.get(name, []) if given.quick else []
+        found[name] = {**machine(), "quick": given.quick, **run(name, given.folder, more)}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     write(README, table(found))
     if {"pipeline", "merge"} <= set(found):
@@ -82,8 +89,8 @@ def processor():
     return named[0] if named else platform.processor()
 
 
-def run(name, folder):
-    script, *options = RUNS[name]
+def run(name, folder, more):
+    script, *options = [*RUNS[name], *more]
     place = folder.absolute() / f"{name}.json"
     place.parent.mkdir(parents=True, exist_ok=True)
     words = [one.format(folder=folder.absolute()) for one in options]
@@ -100,7 +107,10 @@ def table(found):
     dates = sorted({one["date"] for one in known.values()})
     one = next(iter(known.values()))
     where = f"{one['cores']} cores ({one['processor']}), {one['memory_gb']} GB"
-    head = f"Measured {' and '.join(dates)} on {where}; medians (least to most)."
+    quick = (
+        ", one round (`bench.py --quick`)" if any(part["quick"] for part in known.values()) else ""
+    )
+    head = f"Measured {' and '.join(dates)} on {where}{quick}; medians (least to most)."
     return ["", head, "", *parts, *gpu(json.loads(GPU.read_text())), ""]
 
 

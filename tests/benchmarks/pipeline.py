@@ -17,7 +17,7 @@ import memory
 import numpy as np
 import standin
 
-SIDE_PX, ROUNDS = 8192, 3
+SIDE_PX = 8192
 FEED_PX, FEED_SLIDES = 6144, 6
 SMALL_PX, LARGE_PX = 6144, 32_768
 
@@ -26,6 +26,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rates", type=float, nargs="*", default=[20, 50, 100])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
@@ -80,7 +81,7 @@ def ratio(given):
     slide, out = dense(given.folder, SIDE_PX), given.folder / "out-ratio"
     nucleiflow([slide], out, "--workers", 1)  # compiles loops, if they are not yet
     runs, whole, bare = [], [], []
-    for _ in range(ROUNDS):
+    for _ in range(given.rounds):
         batch, wall, _ = nucleiflow([slide], out, "--csv", "--workers", 1)
         runs.append(batch["slides"][0]["wall_seconds"])
         whole.append(wall)
@@ -133,9 +134,10 @@ def stages(given):
     child("serial", slide, given.folder / "out-stages", env=environment)  # keeps the maps
     environment = standin.environment(maps, 1e6)
     runs = [
-        child("serial", slide, given.folder / "out-stages", env=environment) for _ in range(ROUNDS)
+        child("serial", slide, given.folder / "out-stages", env=environment)
+        for _ in range(given.rounds)
     ]
-    decoded = [child("decode", slide)["seconds"] for _ in range(ROUNDS)]
+    decoded = [child("decode", slide)["seconds"] for _ in range(given.rounds)]
     megapixels, nuclei = SIDE_PX**2 / 1e6, runs[0]["nuclei"]
     total = [sum(one["cpu"].values()) for one in runs]
     decoding = statistics.median(decoded)
