@@ -368,7 +368,7 @@ def test_processes_write_whole_shards_side_by_side(folder):
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(180)
     assert [writer.exitcode for writer in writers] == [0, 0, 0]
     for box in boxes:
         assert (store.read(path, box) == box.y0 + box.x0 + 1).all()
