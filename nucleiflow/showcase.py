@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import batch, demo, metrics, pyramid, show, source, store, tiff
+from nucleiflow import batch, demo, metrics, pyramid, runfile, show, source, store, tiff
 from nucleiflow.box import Box
 from nucleiflow.config import RunConfig
 from nucleiflow.errors import RunError
@@ -41,14 +41,15 @@ def run(
     word = outcome.slides[0]
     if word["status"] != "done":
         raise RunError(f"the demonstration failed: {word['reason']}")
-    labels = Path(word["folder"]) / word["labels"]
+    made = Path(word["folder"])
+    labels = made / word["labels"]
     found = np.asarray(store.open_readonly(labels / "0")[:])
     for line in compare(truth, found):
         say(line)
     pictures = folder / "overlay.png"
     box = PICTURE if size_px >= PICTURE.y1 else Box(0, 0, size_px, size_px)
-    show.save(pictures, show.draw(Path(word["folder"]), word, region=box, whole=False))
-    say(f"\nlook at   {word['folder']}/report.html")
+    show.save(pictures, show.draw(made, runfile.read(made) or word, region=box, whole=False))
+    say(f"\nlook at   {made}/report.html")
     say(f"picture   {pictures}")
     say(f"labels    {labels}   (OME-Zarr: napari --plugin napari-ome-zarr {labels.parent.parent})")
 
