@@ -124,20 +124,22 @@ def gpu(found):
             f"{one['differ']:.2%} of the maps differ from float32, by {one['largest']} of 255 |"
         )
     lines += [
-        f"| {one['workers']} workers of {one['threads']} threads, each with a network of "
+        f"| workers: {one['workers']}, threads: {one['threads']}, each worker with a network of "
         f"{one['rate']:.0f} MP/s | networks busy {one['busy']:.0%}; "
         f"{one['inner_mp_per_s']:.0f} MP/s of slides |"
         for one in found["standin"]
     ]
     lines += [
-        f"| the GPU itself ({one['precision']}), {one['workers']} workers of "
-        f"{one['threads']} threads | {one['inner_mp_per_s']:.0f} MP/s of slides |"
+        f"| the GPU itself ({one['precision']}), workers: {one['workers']}, threads: "
+        f"{one['threads']} | {one['inner_mp_per_s']:.0f} MP/s of slides |"
         for one in found["live"]
     ]
     return lines
 
 
 def said(one, digits=2):
+    if one["least"] == one["most"]:
+        return f"{one['median']:.{digits}f}"
     return f"{one['median']:.{digits}f} ({one['least']:.{digits}f} to {one['most']:.{digits}f})"
 
 
