@@ -97,11 +97,6 @@ def shown(
     )
 
 
-def negative(seen: NDArray[np.uint8], norm: Normalisation) -> NDArray[np.uint8]:
-    """Network input of a stained or bright-field slide, as its negative whatever the polarity."""
-    return seen if norm.inverted else 255 - seen
-
-
 def grey(seen: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Network input (h, w, 3) -> its luminance (h, w, 1), for networks that take one channel.
 

@@ -142,13 +142,6 @@ def mirror(window: Box, height: int, width: int) -> tuple[Box, NDArray[Any], NDA
     return box, rows - box.y0, columns - box.x0
 
 
-def complete(pixels: NDArray[Any], rows: NDArray[Any], columns: NDArray[Any]) -> NDArray[Any]:
-    """What was read (h, w, c) -> the whole window, mirrored; no copy where nothing is mirrored."""
-    if len(rows) == pixels.shape[0] and len(columns) == pixels.shape[1] and rows[0] <= rows[-1]:
-        return pixels if columns[0] <= columns[-1] else pixels[:, columns]
-    return pixels[rows[:, None], columns]
-
-
 def _fold(index: NDArray[Any], length: int) -> NDArray[Any]:
     folded = np.mod(index, 2 * length)
     return np.minimum(folded, 2 * length - 1 - folded)

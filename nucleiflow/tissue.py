@@ -50,18 +50,3 @@ def _rise(signal: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     if noise > FLAT * (high - low):
         return None
     return signal > background + SIGMAS * max(noise, (edges[1] - edges[0]))
-
-
-def glass(seen: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Network input (h, w, 3) of a stained or bright-field slide, a negative -> where the slide is
-    as bright as bare glass (h, w). A nucleus absorbs light, so what the network sees there is none.
-    """
-    return seen.max(axis=-1) <= GLASS
-
-
-def covers(
-    mask: NDArray[np.bool_], rows: slice, columns: slice, block_px: int
-) -> NDArray[np.bool_]:
-    """The mask of a full-resolution rectangle, (rows, columns) bool: each block spread out."""
-    y, x = np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop)
-    return mask[(y // block_px)[:, None], x // block_px]

@@ -11,7 +11,7 @@ from keras import layers
 
 from nucleiflow import model, unet
 from nucleiflow.errors import ModelError
-from nucleiflow.plan import Grid, complete, mirror
+from nucleiflow.plan import Grid, mirror
 from nucleiflow.receptive import Reach, reach
 from nucleiflow.unet import Design
 
@@ -343,7 +343,7 @@ def tiled(image, grid, predict):
     for index in range(len(grid)):
         tile = grid.tile(index)
         box, rows, columns = mirror(tile.window, grid.height, grid.width)
-        found = predict(complete(image[box.slices()], rows, columns))
+        found = predict(image[box.slices()][np.ix_(rows, columns)])
         maps[tile.core.slices()] = found[tile.core.slices(origin=tile.window)]
     return maps
 

@@ -125,7 +125,7 @@ def network(seen: np.ndarray) -> np.ndarray:
     for index in range(len(grid)):
         tile = grid.tile(index)
         box, rows, columns = plan.mirror(tile.window, *grid.shape)
-        maps = predict(plan.complete(seen[box.slices()], rows, columns))
+        maps = predict(seen[box.slices()][np.ix_(rows, columns)])
         maps = maps[tile.core.slices(origin=tile.window)].astype(np.uint16)
         packed[tile.core.slices()] = (maps[..., 0] << 8) | maps[..., 1]
     return packed
