@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
+from nucleiflow.arrays import plain
 from nucleiflow.box import Box
 from nucleiflow.plan import Grid
 
@@ -58,18 +60,33 @@ def counts(
     """
     row, column = core.y0 // grid.tile_px, core.x0 // grid.tile_px
     index = row * grid.columns + column
+    whole = plain(labels, np.int32)
     near = (
-        (labels, inner, row, grid.rows, grid.columns),
-        (labels.T, inner[::-1], column, grid.columns, 1),
+        (whole, inner, row, grid.rows, grid.columns),
+        (whole.T, inner[::-1], column, grid.columns, 1),
     )
-    found = NOTHING.copy()
+    names, found = int(whole.max(initial=0)), NOTHING.copy()
     for view, (across, along), place, last, stride in near:
         open_ = (
             place > 0 and index - stride not in holes,
             place < last - 1 and index + stride not in holes,
         )
-        found += _axis(view[:, along], across, open_, grid, paired=place % 2 == 1)
+        strip = Strip(whole, view, across, along, names)
+        found += _axis(strip, open_, grid, paired=place % 2 == 1)
     return found
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A core between lines: the labels of its window as they are in memory, and seen so that lines
+    are rows; where the core lies `across` lines and `along` them; the largest label.
+    """
+
+    labels: NDArray[np.int32]
+    view: NDArray[np.int32]
+    across: slice
+    along: slice
+    names: int
 
 
 def _steps(wanted_px: int, grid: Grid) -> int:
@@ -79,67 +96,40 @@ def _steps(wanted_px: int, grid: Grid) -> int:
     return wanted if wanted < grid.tile_px else unit
 
 
-def _axis(
-    strip: NDArray[np.int32], across: slice, open_: tuple[bool, bool], grid: Grid, *, paired: bool
-) -> Counts:
+def _axis(strip: Strip, open_: tuple[bool, bool], grid: Grid, *, paired: bool) -> Counts:
     """The seams at the start and at the end of a core (where `open_`), and the lines between.
 
     Each seam is counted by the tile after it, and, against lines beside it, by every second tile.
     """
-    start, stop, apart = across.start, across.stop, _steps(APART_PX, grid)
+    start, stop, apart = strip.across.start, strip.across.stop, _steps(APART_PX, grid)
     own = [start] if open_[0] else []
-    parts = [_kind(strip, lines, stop) for lines in (own, range(start + apart, stop, apart))]
+    parts = [_kind(strip, lines) for lines in (own, range(start + apart, stop, apart))]
     near = _steps(BESIDE_PX, grid)
     couples = [(start, start + near)] * open_[0] + [(stop, stop - near)] * open_[1]
     compared = paired and stop - start > near
-    pairs = _pairs(strip, couples) if compared and couples else NOTHING[: len(PAIRS)]
+    rows = strip.view[:, strip.along]
+    pairs = _pairs(rows, couples) if compared and couples else NOTHING[: len(PAIRS)]
     return np.concatenate([*parts, pairs])
 
 
-def _kind(strip: NDArray[np.int32], lines: Sequence[int], stop: int) -> Counts:
+def _kind(strip: Strip, at: Sequence[int]) -> Counts:
     """What nuclei do at lines of one kind, in the order of `KIND`."""
-    if not lines:
+    from nucleiflow import lines
+
+    if not at:
         return NOTHING[: len(KIND)]
-    at = np.array(lines)
-    before, after = strip[at - 1], strip[at]
-    names = int(max(before.max(), after.max())) + 1
-    one, other = _lengths(before, names), _lengths(after, names)
-    ending = (one > 0) ^ (other > 0)
-    line = np.arange(len(at))[:, None]
-    face_to_face = ending[line, before] & ending[line, after]
-    facing = _lengths(np.where(face_to_face, before, 0), names)
-    deep = at + DEPTH_PX <= stop
-    size = _sizes(strip, at[deep], names)[((one > 0) & (other > 0))[deep]]
-    return np.array(
-        [
-            np.count_nonzero(one + other),
-            np.count_nonzero(ending),
-            np.count_nonzero(one),
-            np.count_nonzero(facing),
-            len(size),
-            size.sum(),
-            (size**2).sum(),
-        ],
-        np.int64,
+    across, along = (step // strip.view.itemsize for step in strip.view.strides)
+    return np.asarray(
+        lines.kind(
+            strip.labels.reshape(-1),
+            strip.along.start * along,
+            (along, across),
+            strip.along.stop - strip.along.start,
+            np.array(at, np.int64),
+            (DEPTH_PX, EVERY_PX, strip.across.stop),
+            strip.names,
+        )
     )
-
-
-def _lengths(labels: NDArray[np.int32], names: int) -> NDArray[np.int64]:
-    """Labels (k, ...) at k lines -> (k, names): pixels of each; 0 is none."""
-    first = np.arange(len(labels), dtype=np.int32) * names
-    keys = labels + first.reshape(-1, *[1] * (labels.ndim - 1))
-    found = np.bincount(keys.ravel(), minlength=len(labels) * names).reshape(len(labels), names)
-    found[:, 0] = 0
-    return found
-
-
-def _sizes(strip: NDArray[np.int32], at: NDArray[np.intp], names: int) -> NDArray[np.int64]:
-    """(k, names): pixels of each label in some rows after each of k lines."""
-    if not len(at):
-        return np.zeros((0, names), np.int64)
-    rows = at[:, None] + np.arange(0, DEPTH_PX, EVERY_PX)
-    labels = strip[rows]
-    return _lengths(np.where(labels < names, labels, 0), names)
 
 
 def _pairs(strip: NDArray[np.int32], couples: Sequence[tuple[int, int]]) -> Counts:

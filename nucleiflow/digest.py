@@ -10,21 +10,30 @@ from numpy.typing import NDArray
 
 from nucleiflow.arrays import plain
 from nucleiflow.box import Box
+from nucleiflow.grow import parted
 
 # splitmix64 (Steele, Lea, Flood 2014), two streams
 GOLDEN = np.array([0x9E3779B97F4A7C15, 0xD1B54A32D192ED03], np.uint64)
 
 
 def share(labels: NDArray[Any], core: Box, slide_width: int) -> NDArray[np.uint64]:
-    """Labels (h, w) of a core -> (2,) uint64: the sum over its labelled pixels of a hash of place
-    and label, modulo 2**64.
+    """Labels (h, w) uint32 of a core -> (2,) uint64: the sum over its labelled pixels of a hash of
+    place and label, modulo 2**64.
 
     Sums do not depend on how the slide is cut: the total is the same for every tiling.
     """
-    from nucleiflow import pixelwise
+    parts = parted(labels)
+    return of_parts(parts, parts[:, 3].view(np.uint32), (core.y0, core.x0), slide_width)
 
-    whole = plain(labels.view(np.int32), np.int32)
-    return np.asarray(pixelwise.hashed(whole, (core.y0, core.x0), slide_width, GOLDEN))
+
+def of_parts(
+    parts: NDArray[np.int32], names: NDArray[np.uint32], corner: tuple[int, int], slide_width: int
+) -> NDArray[np.uint64]:
+    """The same of parts of a window that begins at `corner` of the slide, and their labels."""
+    from nucleiflow import runwise
+
+    whole = plain(parts, np.int32), plain(names, np.uint32)
+    return np.asarray(runwise.hashed(*whole, corner, slide_width, GOLDEN))
 
 
 def total(shares: Iterable[NDArray[np.uint64]]) -> str:

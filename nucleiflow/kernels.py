@@ -75,24 +75,18 @@ REST_COLUMNS = 4
 
 
 @inner
-def _borders(labels: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Which pixels of nuclei have a pixel of something else beside them, or nothing."""
-    height, width = labels.shape
+def _borders(labels: NDArray[np.int32], ground: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which pixels of nuclei, within runs of the foreground, have one of something else beside
+    them; labels have a margin of 1 px.
+    """
     found = np.zeros(labels.shape, np.bool_)
-    for y in range(height):
-        for x in range(width):
-            label = labels[y, x]
-            if label != 0:
-                found[y, x] = (
-                    y == 0
-                    or x == 0
-                    or y == height - 1
-                    or x == width - 1
-                    or labels[y - 1, x] != label
-                    or labels[y + 1, x] != label
-                    or labels[y, x - 1] != label
-                    or labels[y, x + 1] != label
-                )
+    for k in range(len(ground)):
+        y, start, stop = ground[k, 0] + 1, ground[k, 1] + 1, ground[k, 2] + 1
+        row, up, down = labels[y], labels[y - 1], labels[y + 1]
+        for x in range(start, stop):
+            one = row[x]
+            across = (row[x - 1] ^ one) | (row[x + 1] ^ one)
+            found[y, x] = (one != 0) & ((across | (up[x] ^ one) | (down[x] ^ one)) != 0)
     return found
 
 
@@ -102,8 +96,8 @@ def _bend(labels: NDArray[np.int32], borders: NDArray[np.bool_], y: int, x: int)
     the column to count it in, or -1.
     """
     label, code = labels[y, x], 1
-    for v in range(max(y - 1, 0), min(y + 2, labels.shape[0])):
-        for u in range(max(x - 1, 0), min(x + 2, labels.shape[1])):
+    for v in range(y - 1, y + 2):
+        for u in range(x - 1, x + 2):
             if borders[v, u] and labels[v, u] == label and (v != y or u != x):
                 code += 10 if v != y and u != x else 2
     if code in (5, 7, 15, 17, 25, 27):
@@ -131,75 +125,95 @@ def _add_shape(one: NDArray[np.int64], y: int, x: int, length: int) -> None:
 
 
 @inner
-def _add_light(one: NDArray[np.int64], values: NDArray[Any]) -> None:
-    total, squares, least, most = one
-    for k in range(len(values)):
-        value = np.int64(values[k])
+def _add_light(
+    one: NDArray[np.int64], pixels: NDArray[Any], channel: int, begin: int, end: int
+) -> None:
+    total = squares = np.int64(0)
+    least, most = np.int64(pixels[channel, begin]), np.int64(0)
+    for k in range(begin, end):
+        value = np.int64(pixels[channel, k])
         total += value
         squares += value * value
         least, most = min(least, value), max(most, value)
-    one[SUM], one[SQUARES], one[LEAST], one[MOST] = total, squares, least, most
+    one[SUM] += total
+    one[SQUARES] += squares
+    one[LEAST], one[MOST] = min(one[LEAST], least), max(one[MOST], most)
 
 
 @inner
-def _add_rest(
+def _add_stains(
     one: NDArray[np.int64],
-    colours: NDArray[Any],
-    probability: NDArray[np.uint8],
+    pixels: NDArray[Any],
     densities: NDArray[np.int64],
+    begin: int,
+    end: int,
 ) -> None:
-    """Of a run (n,) of the nucleus map and its colours (3, n); no `densities` are not asked for."""
-    for k in range(len(probability)):
-        one[PROBABILITY] += probability[k]
-        if densities.shape[1]:
-            red, green, blue = colours[0, k], colours[1, k], colours[2, k]
-            for stain in range(3):
-                density = densities[0, red, stain] + densities[1, green, stain]
-                one[DENSITY + stain] += max(density + densities[2, blue, stain], 0)
+    for k in range(begin, end):
+        red, green, blue = pixels[0, k], pixels[1, k], pixels[2, k]
+        for stain in range(3):
+            density = densities[0, red, stain] + densities[1, green, stain]
+            one[DENSITY + stain] += max(density + densities[2, blue, stain], 0)
 
 
 def _sums(  # noqa: PLR0913, PLR0917
     labels: NDArray[np.int32],
+    ground: NDArray[np.int32],
+    parts: NDArray[np.int32],
     count: int,
-    corner: tuple[int, int],
     origin: tuple[int, int],
     pixels: NDArray[Any],
     probability: NDArray[np.uint8],
     densities: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Labels (H, W), 0..count, of a window; the core begins at `corner` of it and at `origin` of
-    the slide; pixels (c, h, w) and nucleus map (h, w) of the core; densities (3, values, 3) of each
-    value of each colour, or (3, 0, 3) -> the columns of each label's shape, channels and the rest.
-
-    It goes from run to run of pixels that have one label, so that each costs little.
+    """Labels (H + 2, W + 2), 0..count, of a window at `origin` of the slide, and its foreground;
+    parts of the core, as `runwise.parted` makes them; pixels (c, n) and nucleus map (n,) of the
+    core's foreground; densities (3, values, 3) of each value of each colour, or (3, 0, 3) -> the
+    columns of each label's shape, channels and the rest.
     """
     shapes = np.zeros((count + 1, SHAPE_COLUMNS), np.int64)
     light = np.zeros((count + 1, pixels.shape[0], INTENSITY_COLUMNS), np.int64)
     rest = np.zeros((count + 1, REST_COLUMNS), np.int64)
     shapes[:, Y0] = shapes[:, X0] = np.iinfo(np.int64).max
     light[:, :, LEAST] = np.iinfo(np.int64).max
-    height, width = probability.shape
-    borders = _borders(labels)
-    for row in range(height):
-        end = 0
-        while end < width:
-            begin, label = end, labels[corner[0] + row, corner[1] + end]
-            while end < width and labels[corner[0] + row, corner[1] + end] == label:
-                end += 1
-            if label == 0:
-                continue
-            one = shapes[label]
-            _add_shape(one, origin[0] + row, origin[1] + begin, end - begin)
-            for column in range(corner[1] + begin, corner[1] + end):
-                if borders[corner[0] + row, column]:
-                    kind = _bend(labels, borders, corner[0] + row, column)
-                    if kind >= 0:
-                        one[kind] += 1
-            for channel in range(pixels.shape[0]):
-                _add_light(light[label, channel], pixels[channel, row, begin:end])
-            colours = pixels[:, row, begin:end]
-            _add_rest(rest[label], colours, probability[row, begin:end], densities)
+    borders = _borders(labels, ground)
+    for k in range(len(parts)):
+        y, start, stop, label, begin = parts[k]
+        end, one = begin + stop - start, shapes[label]
+        _add_shape(one, origin[0] + y, origin[1] + start, stop - start)
+        for x in range(start + 1, stop + 1):
+            if borders[y + 1, x]:
+                kind = _bend(labels, borders, y + 1, x)
+                if kind >= 0:
+                    one[kind] += 1
+        for channel in range(pixels.shape[0]):
+            _add_light(light[label, channel], pixels, channel, begin, end)
+        total = np.int64(0)
+        for x in range(begin, end):
+            total += probability[x]
+        rest[label, PROBABILITY] += total
+        if densities.shape[1]:
+            _add_stains(rest[label], pixels, densities, begin, end)
     return shapes, light, rest
 
 
 sums = {kind: compiled(_sums, kind) for kind in ("uint8", "uint16")}  # by the pixels' dtype
+
+
+def _gathered(
+    pixels: NDArray[Any], ground: NDArray[np.int32], corner: tuple[int, int], amount: int
+) -> NDArray[Any]:
+    """Pixels (c, h, w) that begin at `corner` of the window of the foreground -> (c, amount): its
+    own, one after the other.
+    """
+    found = np.empty((pixels.shape[0], amount), pixels.dtype)
+    for channel in range(pixels.shape[0]):
+        filled = 0
+        for k in range(len(ground)):
+            row, start = pixels[channel, ground[k, 0] - corner[0]], ground[k, 1] - corner[1]
+            for x in range(ground[k, 2] - ground[k, 1]):
+                found[channel, filled + x] = row[start + x]
+            filled += ground[k, 2] - ground[k, 1]
+    return found
+
+
+gathered = {kind: compiled(_gathered, f"gathered-{kind}") for kind in ("uint8", "uint16")}

@@ -5,42 +5,74 @@ around it, which read no more of it than that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nucleiflow import records
+from nucleiflow.arrays import plain
 from nucleiflow.box import Box
 from nucleiflow.errors import StoreError
 from nucleiflow.job import Job
-from nucleiflow.seeds import Seeds
+from nucleiflow.seeds import Foreground, Seeds
+
+Runs = NDArray[np.int32]
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Around:
+    """What lies in a window around a tile: runs (n, 3) of the foreground, of the tile's `own` too,
+    runs of seeds, and the name of each. `kept` is what else was put for the tile itself.
+    """
+
+    ground: Runs
+    seeds: Runs
+    names: NDArray[np.int32]
+    own: Runs
+    kept: Arrays = field(default_factory=dict)
 
 
 def put(
     job: Job,
     index: int,
-    foreground: NDArray[np.uint8],
+    foreground: Foreground,
     own: Seeds,
     rim_px: int,
     **others: NDArray[Any],
 ) -> None:
     """Keep the maps of a tile; whoever is within `rim_px` of it needs the rim. `others` are kept
-    for the tile itself.
+    for the tile itself. Nothing is packed: runs and values are small, and noisy.
     """
-    facts = {"shape": np.array(own.shape), "count": np.array(own.count), "runs": own.runs}
-    whole = {"foreground": foreground, **facts, **others}
-    records.put_arrays(job.record("maps", index), whole)
-    rim = {name: foreground[part] for name, part in _sides(own.shape, rim_px).items()}
-    runs = own.runs[_near_sides(own, rim_px)]
-    records.put_arrays(job.record("rims", index), {**rim, "runs": runs})
+    shape = own.shape
+    whole = {
+        "shape": np.array(shape),
+        "count": np.array(own.count),
+        "ground": _packed(foreground.runs, shape),
+        "values": foreground.values,
+        "seeds": _packed(own.runs, shape),
+        "numbers": own.numbers,
+        **others,
+    }
+    records.put_arrays(job.record("maps", index), whole, plain=True)
+    ground = foreground.runs[_near_sides(foreground.runs, shape, rim_px)]
+    near = _near_sides(own.runs, shape, rim_px)
+    rim = {
+        "ground": _packed(ground, shape),
+        "seeds": _packed(own.runs[near], shape),
+        "numbers": own.numbers[near],
+    }
+    records.put_arrays(job.record("rims", index), rim, plain=True)
 
 
 def seeds(job: Job, index: int) -> Seeds:
     """The seeds of a tile. Raises StoreError."""
     found = _there(job, "maps", index)
     height, width = found["shape"].tolist()
-    return Seeds((height, width), found["runs"], int(found["count"]))
+    runs = _unpacked(found["seeds"])
+    return Seeds((height, width), runs, found["numbers"], int(found["count"]))
 
 
 def around(
@@ -49,72 +81,53 @@ def around(
     window: Box,
     tiles: Iterable[int],
     names: Mapping[int, NDArray[np.int32]],
-) -> tuple[NDArray[np.int32], dict[str, NDArray[Any]], NDArray[np.uint8]]:
-    """A window around a tile -> its seeds (h, w), by the names of each tile's; what is kept for the
-    tile itself; and the foreground (h, w).
+) -> Around:
+    """What lies in a window around a tile, its seeds by the names of each tile's, 0 for none.
 
     Other `tiles` than its own are those within the rim. One without maps was not worth looking
     at, unless there are names of seeds in it. Raises StoreError.
     """
-    from nucleiflow import pixelwise
+    from nucleiflow import runwise
 
-    numbered = np.zeros(window.shape, np.int32)
-    foreground = np.zeros(window.shape, np.uint8)
-    own: dict[str, NDArray[Any]] = {}
+    own, kept = np.zeros((0, 3), np.int32), {}
+    grounds, found, called = [own], [own], [np.zeros(0, np.int32)]
     for tile in tiles:
         core, kind = job.grid.core(tile), "maps" if tile == index else "rims"
-        kept = records.get_arrays(job.record(kind, tile))
-        if kept is None and tile not in names:
+        there = records.get_arrays(job.record(kind, tile))
+        if there is None and tile not in names:
             continue
-        kept = kept or _there(job, kind, tile)
+        there = there or _there(job, kind, tile)
+        corner = core.y0 - window.y0, core.x0 - window.x0
+        ground, _ = runwise.placed(_unpacked(there["ground"]), corner, window.shape)
+        grounds.append(ground)
         if tile == index:
-            own = kept
-            foreground[core.slices(origin=window)] = kept["foreground"]
-        else:
-            part = core.intersect(window)
-            foreground[part.slices(origin=window)] = _cut(kept, core, part)
+            own, kept = ground, there
         if tile in names:
-            corner = window.y0 - core.y0, window.x0 - core.x0
-            pixelwise.paint(kept["runs"], names[tile], corner, numbered)
-    return numbered, own, foreground
+            runs, which = runwise.placed(_unpacked(there["seeds"]), corner, window.shape)
+            found.append(runs)
+            called.append(names[tile][there["numbers"][which]])
+    return Around(np.concatenate(grounds), np.concatenate(found), np.concatenate(called), own, kept)
 
 
-def _there(job: Job, kind: str, index: int) -> dict[str, NDArray[Any]]:
+def _there(job: Job, kind: str, index: int) -> Arrays:
     found = records.get_arrays(job.record(kind, index))
     if found is None:
         raise StoreError(f"{job.record(kind, index)} is gone: start again with --restart")
     return found
 
 
-def _near_sides(own: Seeds, rim_px: int) -> NDArray[np.bool_]:
-    """Which runs have a pixel in one of the strips."""
-    row, start, stop = own.runs[:, 0], own.runs[:, 1], own.runs[:, 2]
-    height, width = own.shape
+def _packed(runs: Runs, shape: tuple[int, int]) -> NDArray[Any]:
+    """Runs as (3, n), of half the size where that holds them."""
+    return runs.T.astype(np.uint16 if max(shape) < 1 << 16 else np.int32)
+
+
+def _unpacked(kept: NDArray[Any]) -> Runs:
+    return plain(kept.T, np.int32)
+
+
+def _near_sides(runs: Runs, shape: tuple[int, int], rim_px: int) -> NDArray[np.bool_]:
+    """Which runs have a pixel within `rim_px` of a side."""
+    row, start, stop = runs.T
+    height, width = shape
     across = (row < rim_px) | (row >= height - rim_px)
     return np.asarray(across | (start < rim_px) | (stop > width - rim_px))
-
-
-def _sides(shape: tuple[int, int], rim_px: int) -> dict[str, tuple[slice, slice]]:
-    """Where the strips of a tile lie."""
-    height, width = shape
-    return {
-        "top": (slice(0, rim_px), slice(0, width)),
-        "bottom": (slice(max(0, height - rim_px), height), slice(0, width)),
-        "left": (slice(0, height), slice(0, rim_px)),
-        "right": (slice(0, height), slice(max(0, width - rim_px), width)),
-    }
-
-
-def _cut(rim: Mapping[str, NDArray[Any]], core: Box, part: Box) -> NDArray[np.uint8]:
-    """A part of a tile that lies within one of its strips."""
-    y0, x0 = part.y0 - core.y0, part.x0 - core.x0
-    y1, x1 = part.y1 - core.y0, part.x1 - core.x0
-    bottom = core.height - len(rim["bottom"])
-    right = core.width - rim["right"].shape[1]
-    if y1 <= len(rim["top"]):
-        return rim["top"][y0:y1, x0:x1]
-    if y0 >= bottom:
-        return rim["bottom"][y0 - bottom : y1 - bottom, x0:x1]
-    if x1 <= rim["left"].shape[1]:
-        return rim["left"][y0:y1, x0:x1]
-    return rim["right"][y0:y1, x0 - right : x1 - right]

@@ -33,27 +33,31 @@ UNIT = float(1 << 28)  # of skimage's stains: whole numbers of it are added
 
 def sums(  # noqa: PLR0913
     labels: NDArray[np.int32],
-    count: int,
-    inner: tuple[slice, slice],
+    ground: NDArray[np.int32],
+    parts: NDArray[np.int32],
     origin: tuple[int, int],
     pixels: NDArray[Any],
     probability: NDArray[np.uint8],
     *,
+    count: int,
     od: bool,
 ) -> Columns:
     """What the nuclei in a core add up to; a row for each that has pixels there.
 
-    `labels` (H, W) are numbers 0..count, exact within 2 px of the core, which lies at `inner` in
-    it and at `origin` (y, x) in the slide. `pixels` (c, h, w) and `probability` (h, w) are those of
-    the core; `od` asks for the optical densities of three stains.
+    `labels` (H + 2, W + 2) are numbers 0..count of a window at `origin` (y, x) of the slide, with a
+    margin of 1 px of zeros, exact within 2 px of the core. `ground` are the runs (n, 3) of all
+    foreground of the window, `parts` (m, 5) the nuclei of the core, as `grow.parted` makes them.
+    `pixels` (c, k) and `probability` (k,) are those of the core's foreground; `od` asks for the
+    optical densities of three stains.
     """
     from nucleiflow import kernels
 
     kind = pixels.dtype.name
     shapes, light, rest = kernels.sums[kind](
         plain(labels, np.int32),
+        plain(ground, np.int32),
+        plain(parts, np.int32),
         count,
-        (inner[0].start, inner[1].start),
         origin,
         plain(pixels, kind),
         plain(probability, np.uint8),
@@ -68,6 +72,20 @@ def sums(  # noqa: PLR0913
     if od:
         found["od"] = rest[:, kernels.DENSITY :]
     return found
+
+
+def gathered(
+    pixels: NDArray[Any], ground: NDArray[np.int32], corner: tuple[int, int]
+) -> NDArray[Any]:
+    """Pixels (c, h, w) that begin at `corner` of a window, and runs there -> (c, n): the pixels of
+    the runs, one after the other.
+    """
+    from nucleiflow import kernels
+
+    amount = int((ground[:, 2] - ground[:, 1]).sum())
+    kind = pixels.dtype.name
+    whole = plain(pixels, kind), plain(ground, np.int32)
+    return np.asarray(kernels.gathered[kind](*whole, corner, amount))
 
 
 @functools.cache

@@ -24,18 +24,14 @@ class Known:
     owner: NDArray[np.int32]
     of_tile: dict[int, NDArray[np.int32]]
 
-    def labels(self, numbers: NDArray[np.int32], inner: tuple[slice, slice]) -> NDArray[np.uint32]:
-        """Numbers (H, W) of a window -> the labels (h, w) of a part of it."""
-        from nucleiflow import pixelwise
+    def drawn(
+        self, parts: NDArray[np.int32], corner: tuple[int, int], shape: tuple[int, int]
+    ) -> NDArray[np.uint32]:
+        """Parts of a window -> the labels (h, w) of its core, which begins at `corner` of it."""
+        from nucleiflow import runwise
 
-        rows, columns = inner
-        found = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.uint32)
-        pixelwise.named(
-            plain(numbers, np.int32),
-            (rows.start, columns.start),
-            plain(self.label, np.uint32),
-            found,
-        )
+        found = np.zeros(shape, np.uint32)
+        runwise.named(plain(parts, np.int32), self.label[parts[:, 3]], corner, found)
         return found
 
 

@@ -24,7 +24,7 @@ from nucleiflow.errors import StoreError
 from nucleiflow.place import Place
 
 SUFFIX = ".rec"  # of arrays by name
-MAGIC = b"nfr1"
+MAGIC, PLAIN = b"nfr1", b"nfr0"  # packed by zstd, and as it is
 MOST_BYTES = 1 << 31
 NUMBER = re.compile(r"[<>|=]?[biufSU][0-9]{1,9}")
 
@@ -145,22 +145,26 @@ def get_json(place: Place) -> dict[str, Any] | None:
     return content
 
 
-def put_arrays(place: Place, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays of numbers by name."""
-    put(place, pack(arrays))
+def put_arrays(place: Place, arrays: Mapping[str, NDArray[Any]], *, plain: bool = False) -> None:
+    """Write arrays of numbers by name; `plain` for those that packing makes little of."""
+    put(place, pack(arrays, plain=plain))
 
 
-def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Arrays by name -> bytes: what they are, as JSON, and all of their content, as zstd."""
+def pack(arrays: Mapping[str, NDArray[Any]], *, plain: bool = False) -> bytes:
+    """Arrays by name -> bytes: what they are, as JSON, and all of their content, as zstd or `plain`
+    as it is.
+    """
     from numcodecs.zstd import Zstd
 
-    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    told = [[name, one.dtype.str, list(np.shape(arrays[name]))] for name, one in plain.items()]
-    content = b"".join(one.tobytes() for one in plain.values())
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    told = [[name, one.dtype.str, list(np.shape(arrays[name]))] for name, one in whole.items()]
+    content = b"".join(one.reshape(-1).view(np.uint8).data for one in whole.values() if one.size)
     header = json.dumps(told).encode()
-    checksum = zlib.crc32(content, zlib.crc32(header))
+    start = struct.pack("<II", zlib.crc32(content, zlib.crc32(header)), len(header))
+    if plain:
+        return b"".join([PLAIN, start, header, content])
     packed = bytes(Zstd(level=1).encode(content)) if content else b""
-    return MAGIC + struct.pack("<II", checksum, len(header)) + header + packed
+    return b"".join([MAGIC, start, header, packed])
 
 
 def unpack(content: bytes) -> dict[str, NDArray[Any]]:
@@ -170,7 +174,7 @@ def unpack(content: bytes) -> dict[str, NDArray[Any]]:
     from numcodecs.zstd import Zstd
 
     start = len(MAGIC) + 8
-    if not content.startswith(MAGIC) or len(content) < start:
+    if not content.startswith((MAGIC, PLAIN)) or len(content) < start:
         raise ValueError("not a record")
     checksum, length = struct.unpack("<II", content[len(MAGIC) : start])
     header = content[start : start + length]
@@ -183,10 +187,13 @@ def unpack(content: bytes) -> dict[str, NDArray[Any]]:
         raise ValueError("an array with a negative side")
     if sum(sizes) > MOST_BYTES:
         raise ValueError(f"{sum(sizes):,} bytes, and {MOST_BYTES:,} are the most")
-    whole = bytearray(sum(sizes))
-    if whole:
-        Zstd().decode(content[start + length :], out=whole)
-    if zlib.crc32(whole, zlib.crc32(header)) != checksum:
+    if content.startswith(PLAIN):
+        whole = bytearray(memoryview(content)[start + length :])
+    else:
+        whole = bytearray(sum(sizes))
+        if whole:
+            Zstd().decode(content[start + length :], out=whole)
+    if len(whole) != sum(sizes) or zlib.crc32(whole, zlib.crc32(header)) != checksum:
         raise ValueError("its checksum is not that of its content")
     found, at = {}, 0
     for (name, dtype, shape), size in zip(told, sizes, strict=True):

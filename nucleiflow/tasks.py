@@ -17,6 +17,7 @@ from nucleiflow import (
     audit,
     digest,
     focus,
+    grow,
     maps,
     measure,
     naming,
@@ -34,7 +35,6 @@ from nucleiflow import (
 from nucleiflow import look as looks
 from nucleiflow.box import Box
 from nucleiflow.errors import RunError
-from nucleiflow.grow import grow
 from nucleiflow.job import Job, Look
 from nucleiflow.merge import merge as merged
 from nucleiflow.place import Place
@@ -123,7 +123,7 @@ def _shrink(
 def segment(job: Job, index: int) -> None:
     """Stage `segment`: image window -> foreground and seeds of the core, then the tile's record.
 
-    Without a copy, the pixels of nuclei are kept, too: the slide is not read again for them.
+    The pixels of the foreground are kept, too: the slide is not read again for them.
     """
     if job.look is None:
         raise RunError("segment before the image stage is done")
@@ -139,11 +139,9 @@ def segment(job: Job, index: int) -> None:
         bare=_glass(window, job.look),
         tissue=_blocks(job, job.look),
     )
-    kept = {}
-    if job.direct:
-        nuclei = np.where((foreground > 0)[..., None], own, 0).astype(job.dtype, copy=False)
-        kept["pixels"] = np.moveaxis(nuclei, -1, 0)
-    maps.put(job, index, foreground, found, _rim_px(job), **kept)
+    own = np.moveaxis(own, -1, 0).astype(job.dtype, copy=False)
+    kept = measure.gathered(own, foreground.runs, (0, 0))
+    maps.put(job, index, foreground, found, _rim_px(job), pixels=kept)
     sharpness = focus.measure(window, tile.window, tile.core)
     records.put_arrays(job.record("focus", index), sharpness)
     facts = seeds.record(found, tile.core, job.grid.width)
@@ -244,24 +242,23 @@ def label(job: Job, index: int) -> None:
     window = core.grow(_rim_px(job)).clip(*job.grid.shape)
     near = [tile for tile in job.grid.around(index, _rim_px(job)) if tile not in job.holes]
     known = naming.known({tile: _named(job, tile) for tile in near})
-    numbered, own, foreground = maps.around(job, index, window, near, known.of_tile)
-    grown = grow(numbered, foreground, grow_px=job.postprocessing.grow_px)
+    seen = maps.around(job, index, window, near, known.of_tile)
+    grow_px = job.postprocessing.grow_px
+    grown = grow.grown(window.shape, seen.ground, seen.seeds, seen.names, grow_px=grow_px)
     if job.region is not None:  # who was not wanted has grown, and goes
-        grown = np.where(known.label[grown] > 0, grown, 0).astype(grown.dtype)
-    inside = core.slices(origin=window)
-    labels = known.labels(grown, inside)
+        grown[known.label[grown] == 0] = 0
+    parts = grow.within(grown, seen.own)
+    corner = core.y0 - window.y0, core.x0 - window.x0
+    labels = known.drawn(parts, corner, core.shape)
     _write_levels(job, job.labels, (index, job.own_levels), labels, pyramid.halve_nearest)
-    exact = core.grow(EXACT_PX).clip(*job.grid.shape)
-    near_core = np.ascontiguousarray(grown[exact.slices(origin=window)])
     lines = audit.NOTHING
-    if near_core.any():
-        at = core.slices(origin=exact)
-        lines = audit.counts(near_core, at, core, job.grid, holes=job.holes)
-    if labels.any():
-        seen = own["pixels"] if job.direct else store.read(job.store / "0", core)
-        _sum_up(job, index, near_core, (seen, foreground[inside]), known)
-    facts = {"digest": digest.share(labels, core, job.grid.width), "audit": lines}
-    records.put_arrays(job.record("label", index), facts)
+    if len(seen.seeds):
+        at = core.slices(origin=window.grow(1))
+        lines = audit.counts(grown, at, core, job.grid, holes=job.holes)
+    if len(parts):
+        _sum_up(job, index, grown, (seen, parts), known)
+    share = digest.of_parts(parts, known.label[parts[:, 3]], (window.y0, window.x0), job.grid.width)
+    records.put_arrays(job.record("label", index), {"digest": share, "audit": lines})
 
 
 def _named(job: Job, index: int) -> dict[str, NDArray[Any]] | None:
@@ -272,20 +269,22 @@ def _sum_up(
     job: Job,
     index: int,
     grown: NDArray[np.int32],
-    seen: tuple[NDArray[Any], NDArray[np.uint8]],
+    found: tuple[maps.Around, NDArray[np.int32]],
     known: naming.Known,
 ) -> None:
-    """Write what the nuclei in a core add up to: those of the tile, and those of others. What is
-    `seen` there: the slide's pixels, and the nucleus map.
+    """Write what the nuclei in a core add up to, those of the tile, and those of others: what was
+    `found` around it, and the parts of the core.
     """
-    core = job.grid.core(index)
-    origin = core.grow(EXACT_PX).clip(*job.grid.shape)
+    core, (seen, parts) = job.grid.core(index), found
+    window = core.grow(_rim_px(job)).clip(*job.grid.shape)
     sums = measure.sums(
         grown,
-        len(known.label) - 1,
-        core.slices(origin=origin),
-        (core.y0, core.x0),
-        *seen,
+        seen.ground,
+        parts,
+        (window.y0, window.x0),
+        seen.kept["pixels"],
+        seen.kept["values"],
+        count=len(known.label) - 1,
         od=job.stained,
     )
     owner = known.owner[sums["id"]]

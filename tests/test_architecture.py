@@ -20,7 +20,7 @@ LAYERS = (
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
     "contours jsontext nearby "
     "fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr "
-    "coded pixelwise runs region geojson",
+    "coded pixelwise runwise lines runs region geojson",
     "objects records speeds forgetful deflate",
     "dicom formats companions chunks memory tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
@@ -62,6 +62,8 @@ LATE = {
 COMPILED = {
     "kernels",
     "pixelwise",
+    "runwise",
+    "lines",
     "tracing",
     "contours",
     "jsontext",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nucleiflow import maps, records, seeds
+from nucleiflow import maps, records, runwise, seeds
 from nucleiflow.errors import StoreError
 from nucleiflow.plan import Grid
 from nucleiflow.receptive import Reach
@@ -45,15 +45,25 @@ def test_a_window_is_that_of_the_whole_slide(tmp_path_factory, data):
     foreground, numbered = np.zeros(shape, np.uint8), np.zeros(shape, np.int32)
     for index in set(tiles) - skipped:
         at = job.grid.core(index).slices()
-        foreground[at], own = seeds.split(drawn[at], nucleus_threshold=100, seed_threshold=200)
+        seen, own = seeds.split(drawn[at], nucleus_threshold=100, seed_threshold=200)
+        foreground[at] = seen.drawn()
         numbered[at] = names.get(index, np.zeros(1, np.int32))[own.drawn()]
     for index in tiles:
         window = job.grid.core(index).grow(rim_px).clip(*shape)
         near = job.grid.around(index, rim_px)
-        found, own, seen = maps.around(job, index, window, near, names)
-        np.testing.assert_array_equal(found, numbered[window.slices()])
-        np.testing.assert_array_equal(seen, foreground[window.slices()])
-        assert bool(own) == (index not in skipped)
+        found = maps.around(job, index, window, near, names)
+        seen, there = np.zeros(window.shape, np.int32), np.zeros(window.shape, np.int32)
+        runwise.paint(found.seeds, found.names, seen)
+        runwise.paint(found.ground, np.ones(len(found.ground), np.int32), there)
+        np.testing.assert_array_equal(seen, numbered[window.slices()])
+        np.testing.assert_array_equal(there > 0, foreground[window.slices()] > 0)
+        assert bool(found.kept) == (index not in skipped)
+        own = np.zeros(window.shape, np.int32)
+        runwise.paint(found.own, np.ones(len(found.own), np.int32), own)
+        core = job.grid.core(index)
+        values = found.kept.get("values", np.zeros(0, np.uint8))
+        np.testing.assert_array_equal(values, foreground[window.slices()][own > 0])
+        assert not own.any() or (own[core.slices(origin=window)] > 0).sum() == (own > 0).sum()
 
 
 @pytest.mark.parametrize("lost", ["rims/1.rec", "maps/0.rec"])

@@ -12,7 +12,7 @@ from scipy import ndimage
 from skimage.color import rgb2hed
 from skimage.measure import label, regionprops, regionprops_table
 
-from nucleiflow import contours, kernels, measure
+from nucleiflow import contours, grow, kernels, measure
 from nucleiflow.box import grid
 
 SHAPE = (150, 190)
@@ -40,13 +40,18 @@ def tile_sums(labels, core, pixels, probability, *, od):
     names = names[names > 0]
     small = np.searchsorted(names, labels[window.slices()]) + 1
     small = np.where(labels[window.slices()] > 0, small, 0).astype(np.int32)
+    inner, corner = core.slices(origin=window), (core.y0 - window.y0, core.x0 - window.x0)
+    own = np.zeros_like(small)
+    own[inner] = small[inner]
+    parts = grow.parted(own)
     found = measure.sums(
-        small,
-        len(names),
-        core.slices(origin=window),
-        (core.y0, core.x0),
-        pixels[(slice(None), *core.slices())],
-        np.ascontiguousarray(probability[core.slices()]),
+        np.pad(small, 1),
+        np.ascontiguousarray(grow.parted(small)[:, :3]),
+        parts,
+        (window.y0, window.x0),
+        measure.gathered(pixels[(slice(None), *core.slices())], parts[:, :3], corner),
+        probability[core.slices()][small[inner] > 0],
+        count=len(names),
         od=od,
     )
     return {**found, "label": names[found["id"] - 1]}

@@ -18,7 +18,7 @@ import zarr
 from skimage import measure
 
 from nucleiflow import maps, model, naming, records, seeds, store, tasks
-from nucleiflow.grow import grow
+from nucleiflow.grow import grow, grown, within
 from nucleiflow.plan import Grid
 
 THRESHOLDS = {"nucleus_threshold": peer.NUCLEUS, "seed_threshold": peer.SEED}
@@ -46,9 +46,11 @@ class Slide:
         window = core.grow(GROW_PX).clip(*job.grid.shape)
         near = job.grid.around(index, GROW_PX)
         known = naming.known({tile: records.get_arrays(job.record("new", tile)) for tile in near})
-        numbered, _, foreground = maps.around(job, index, window, near, known.of_tile)
-        grown = grow(numbered, foreground, grow_px=GROW_PX)
-        store.write(self.labels, core, known.label[grown[core.slices(origin=window)]])
+        seen = maps.around(job, index, window, near, known.of_tile)
+        labels = grown(window.shape, seen.ground, seen.seeds, seen.names, grow_px=GROW_PX)
+        corner = core.y0 - window.y0, core.x0 - window.x0
+        found = known.drawn(within(labels, seen.own), corner, core.shape)
+        store.write(self.labels, core, found)
 
 
 def tiled(found: zarr.Array, out: Path, folder: Path) -> None:

@@ -17,7 +17,7 @@ import memory
 import numpy as np
 import standin
 
-SIDE_PX = 8192
+SIDE_PX = 16_384
 FEED_PX, FEED_SLIDES = 6144, 6
 SMALL_PX, LARGE_PX = 6144, 32_768
 

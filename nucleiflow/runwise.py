@@ -1,0 +1,441 @@
+"""Runs of pixels in the rows of a tile, compiled: seeds, foreground, growth, names, digest.
+
+A run is a row, its first column, and the column after the last. Most pixels of a slide are of no
+nucleus, and a nucleus is a few runs: what goes from run to run costs little. Import it inside
+functions: numba takes a moment. Runs are (n, 3) int32, labels have a margin of 1 px of zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nucleiflow.kernels import compiled, inner
+
+Runs = NDArray[np.int32]
+WORD = 8  # pixels that are skipped at once
+FREE = np.int32(-(1 << 31))  # foreground that no nucleus has reached
+
+
+@inner
+def _append(
+    row: NDArray[np.uint8], edges: NDArray[np.uint8], y: int, runs: Runs, amount: int
+) -> int:
+    """Add the runs of what is not 0 in a row that ends with zeros, in whole words; their number.
+    `edges`, of the same size, is for its own use.
+    """
+    edges[0] = row[0] != 0
+    for x in range(1, len(row)):
+        edges[x] = (row[x] != 0) ^ (row[x - 1] != 0)
+    words, start = edges.view(np.uint64), -1
+    for word in range(len(words)):
+        if words[word] == 0:
+            continue
+        for x in range(word * WORD, word * WORD + WORD):
+            if edges[x] == 0:
+                continue
+            if start < 0:
+                start = x
+            else:
+                runs[amount, 0], runs[amount, 1], runs[amount, 2] = y, start, x
+                amount, start = amount + 1, -1
+    return amount
+
+
+@inner
+def _most(height: int, width: int) -> int:
+    """Runs that a tile can have."""
+    return height * ((width + 1) // 2)
+
+
+@inner
+def _row(width: int) -> NDArray[np.uint8]:
+    """An empty row for `_append`."""
+    return np.zeros((width // WORD + 2) * WORD, np.uint8)
+
+
+@compiled
+def split(
+    maps: NDArray[np.uint8],
+    seen: NDArray[np.uint8],
+    box: tuple[int, int, int, int],
+    thresholds: tuple[int, int],
+    glass: tuple[int, int],
+    tissue: NDArray[np.bool_],
+    place: tuple[int, int, int],
+) -> tuple[Runs, NDArray[np.uint8], Runs]:
+    """Maps (H, W, 2) and network input (H, W, 3) of a window -> runs of the foreground of a core,
+    their values one after the other, and runs of its seeds.
+
+    The core begins at `box[:2]` of the window and has `box[2:]` px. `thresholds` are of nucleus and
+    seed. What every channel, xor `glass[1]`, has at most `glass[0]` of is glass, -1 is never. The
+    core is at `place[:2]` of the slide, in whose blocks of `place[2]` px `tissue` is told.
+    """
+    y0, x0, height, width = box
+    ground = np.empty((_most(height, width), 3), np.int32)
+    seeds = np.empty((_most(height, width), 3), np.int32)
+    values = np.empty(height * width, np.uint8)
+    own, marks, edges = _row(width), _row(width), _row(width)
+    grounds = seeded = filled = 0
+    for y in range(height):
+        line = maps[y0 + y].reshape(-1)
+        light = seen[(y0 + y) % len(seen)].reshape(-1)
+        blocks = tissue[(place[0] + y) // place[2]]
+        end = 0
+        while end < width:
+            begin, inside = end, blocks[(place[1] + end) // place[2]]
+            while end < width and blocks[(place[1] + end) // place[2]] == inside:
+                end = min(width, ((place[1] + end) // place[2] + 1) * place[2] - place[1])
+            if inside:
+                both = line[2 * (x0 + begin) : 2 * (x0 + end)]
+                _threshold(both, thresholds, own[begin:end], marks[begin:end])
+                if glass[0] >= 0:
+                    shown = light[3 * (x0 + begin) : 3 * (x0 + end)]
+                    _bare(shown, glass, own[begin:end], marks[begin:end])
+            else:
+                own[begin:end] = 0
+                marks[begin:end] = 0
+        first = grounds
+        grounds = _append(own, edges, y, ground, grounds)
+        seeded = _append(marks, edges, y, seeds, seeded)
+        for k in range(first, grounds):
+            start, stop = ground[k, 1], ground[k, 2]
+            for x in range(start, stop):
+                values[filled + x - start] = own[x]
+            filled += stop - start
+    return ground[:grounds].copy(), values[:filled].copy(), seeds[:seeded].copy()
+
+
+@inner
+def _threshold(
+    both: NDArray[np.uint8],
+    thresholds: tuple[int, int],
+    own: NDArray[np.uint8],
+    marks: NDArray[np.uint8],
+) -> None:
+    """Two maps, pixel by pixel -> foreground and seeds. Plain loops over bytes: they are done many
+    pixels at once.
+    """
+    nucleus, seed = np.uint8(thresholds[0]), np.uint8(thresholds[1])
+    for x in range(len(marks)):
+        marks[x] = both[2 * x + 1] >= seed
+    for x in range(len(own)):
+        own[x] = both[2 * x] if both[2 * x] >= nucleus else marks[x]
+
+
+@inner
+def _bare(
+    light: NDArray[np.uint8],
+    glass: tuple[int, int],
+    own: NDArray[np.uint8],
+    marks: NDArray[np.uint8],
+) -> None:
+    """Neither foreground nor seeds where there is glass."""
+    level, flip = np.uint8(glass[0]), np.uint8(glass[1])
+    for x in range(len(own)):
+        red, green, blue = light[3 * x] ^ flip, light[3 * x + 1] ^ flip, light[3 * x + 2] ^ flip
+        kept = (red > level) | (green > level) | (blue > level)
+        own[x] = own[x] if kept else np.uint8(0)
+        marks[x] = marks[x] if kept else np.uint8(0)
+
+
+@compiled
+def marked(mask: NDArray[np.uint8]) -> Runs:
+    """Runs of what is not 0 in a picture (h, w)."""
+    height, width = mask.shape
+    runs, row, edges = np.empty((_most(height, width), 3), np.int32), _row(width), _row(width)
+    amount = 0
+    for y in range(height):
+        row[:width] = mask[y]
+        amount = _append(row, edges, y, runs, amount)
+    return runs[:amount].copy()
+
+
+@inner
+def _root(parent: NDArray[np.int32], one: int) -> int:
+    while parent[one] != one:
+        parent[one] = parent[parent[one]]
+        one = parent[one]
+    return one
+
+
+@inner
+def _unite(parent: NDArray[np.int32], one: int, other: int) -> None:
+    """The smaller number stays the root."""
+    one, other = _root(parent, one), _root(parent, other)
+    if one < other:
+        parent[other] = one
+    else:
+        parent[one] = other
+
+
+@compiled
+def connected(runs: Runs) -> tuple[NDArray[np.int32], int]:
+    """Runs in raster order -> the number (n,) of the 8-connected seed of each, from 1 in order of
+    first pixels; and how many seeds there are.
+    """
+    parent = np.arange(len(runs)).astype(np.int32)
+    above = here = 0  # first runs of the row above and of this one
+    for now in range(len(runs)):
+        y, start, stop = runs[now]
+        if y != runs[here, 0]:
+            above = here if y == runs[here, 0] + 1 else now
+            here = now
+        while above < here and runs[above, 2] < start:
+            above += 1
+        k = above
+        while k < here and runs[k, 1] <= stop:
+            _unite(parent, k, now)
+            k += 1
+    numbers, count = np.empty(len(runs), np.int32), 0
+    for k in range(len(runs)):
+        root = _root(parent, k)
+        if root == k:
+            count += 1
+        numbers[k] = count if root == k else numbers[root]
+    return numbers, count
+
+
+@compiled
+def paint(runs: Runs, names: NDArray[np.int32], drawn: NDArray[np.int32]) -> None:
+    """Runs and what each is called -> pixels (h, w)."""
+    for k in range(len(runs)):
+        for x in range(runs[k, 1], runs[k, 2]):
+            drawn[runs[k, 0], x] = names[k]
+
+
+@compiled
+def placed(runs: Runs, corner: tuple[int, int], shape: tuple[int, int]) -> tuple[Runs, Any]:
+    """Runs of a tile whose first pixel is at `corner` of a window of `shape` -> the same in the
+    window, cut off at its sides; and which runs they are.
+    """
+    found, which = np.empty((len(runs), 3), np.int32), np.empty(len(runs), np.int64)
+    amount = 0
+    for k in range(len(runs)):
+        y = runs[k, 0] + corner[0]
+        start, stop = max(runs[k, 1] + corner[1], 0), min(runs[k, 2] + corner[1], shape[1])
+        if 0 <= y < shape[0] and start < stop:
+            found[amount, 0], found[amount, 1], found[amount, 2] = y, start, stop
+            which[amount] = k
+            amount += 1
+    return found[:amount].copy(), which[:amount].copy()
+
+
+@inner
+def _by_row(runs: Runs, height: int) -> NDArray[np.int64]:
+    """The order (n,) of runs by row; those of a row stay in their order."""
+    first = np.zeros(height + 1, np.int64)
+    for k in range(len(runs)):
+        first[runs[k, 0] + 1] += 1
+    for y in range(height):
+        first[y + 1] += first[y]
+    order = np.empty(len(runs), np.int64)
+    for k in range(len(runs)):
+        order[first[runs[k, 0]]] = k
+        first[runs[k, 0]] += 1
+    return order
+
+
+@inner
+def _islands(runs: Runs, order: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Foreground -> for each run, in this order, the place of another that it hangs together with,
+    the same for all of them.
+    """
+    parent = np.arange(len(runs)).astype(np.int32)
+    above = here = 0
+    for now in range(len(runs)):
+        y, start, stop = runs[order[now]]
+        if y != runs[order[here], 0]:
+            above = here if y == runs[order[here], 0] + 1 else now
+            here = now
+        elif now > here and runs[order[now - 1], 2] >= start:
+            _unite(parent, now - 1, now)
+        while above < here and runs[order[above], 2] <= start:
+            above += 1
+        k = above
+        while k < here and runs[order[k], 1] < stop:
+            _unite(parent, k, now)
+            k += 1
+    for now in range(len(runs)):
+        parent[now] = _root(parent, now)
+    return parent
+
+
+@inner
+def _by_island(
+    ground: Runs, seeds: Runs, names: NDArray[np.int32], height: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Seeds that have names, those of one island of the foreground after those of another: which
+    runs, and where each island begins among them, with the end of the last.
+    """
+    order, rows = _by_row(ground, height), _by_row(seeds, height)
+    islands = _islands(ground, order)
+    own, amount = np.full(len(seeds), -1, np.int64), np.zeros(len(ground) + 1, np.int64)
+    at = 0
+    for k in rows:
+        y, stop = seeds[k, 0], seeds[k, 2]
+        while ground[order[at], 0] < y or (
+            ground[order[at], 0] == y and ground[order[at], 2] < stop
+        ):
+            at += 1
+        if names[k] > 0:
+            own[k] = islands[at]
+            amount[own[k] + 1] += 1
+    begins = np.cumsum(amount)
+    found, into = np.empty(begins[-1], np.int64), begins.copy()
+    for k in rows:
+        if own[k] >= 0:
+            found[into[own[k]]] = k
+            into[own[k]] += 1
+    return found, begins
+
+
+@compiled
+def grown(
+    shape: tuple[int, int], ground: Runs, seeds: Runs, names: NDArray[np.int32], grow_px: int
+) -> NDArray[np.int32]:
+    """Foreground and seeds of a window, whose names (n,) are 0 where they have none -> labels
+    (h + 2, w + 2), grown: see `grow.grown`. Each island of the foreground is done by itself: what
+    is at work is little, and stays at hand.
+    """
+    height, width = shape[0], shape[1] + 2
+    labels = np.zeros((height + 2) * width, np.int32)
+    most = 0
+    for k in range(len(ground)):
+        row = (ground[k, 0] + 1) * width + 1
+        labels[row + ground[k, 1] : row + ground[k, 2]] = FREE
+        most += ground[k, 2] - ground[k, 1]
+    for k in range(len(seeds)):
+        if names[k] > 0:
+            row = (seeds[k, 0] + 1) * width + 1
+            labels[row + seeds[k, 1] : row + seeds[k, 2]] = names[k]
+    if grow_px > 0:
+        queue = np.empty(most + 1, np.int64)  # one more is written, and not kept
+        order, begins = _by_island(ground, seeds, names, height)
+        for island in range(len(ground)):
+            stop = 0
+            for k in order[begins[island] : begins[island + 1]]:
+                row = (seeds[k, 0] + 1) * width + 1
+                stop = _front(labels, width, row + seeds[k, 1], row + seeds[k, 2], queue, stop)
+            _flood(labels, width, queue, stop, grow_px)
+    for k in range(len(ground)):
+        row = (ground[k, 0] + 1) * width + 1
+        for x in range(row + ground[k, 1], row + ground[k, 2]):
+            labels[x] = max(labels[x], 0)
+    return labels.reshape(height + 2, width)
+
+
+@inner
+def _front(
+    labels: NDArray[np.int32],
+    width: int,
+    begin: int,
+    end: int,
+    queue: NDArray[np.int64],
+    amount: int,
+) -> int:
+    """Pixels of a seed beside free ones, into the queue; how many it holds then."""
+    for at in range(begin, end):
+        beside = min(labels[at - width], labels[at + width])
+        queue[amount] = at
+        amount += min(beside, labels[at - 1], labels[at + 1]) == FREE
+    return amount
+
+
+@inner
+def _flood(
+    labels: NDArray[np.int32], width: int, queue: NDArray[np.int64], stop: int, grow_px: int
+) -> None:
+    """Each step, free pixels beside the front take the least label. One that was reached in this
+    step holds ~label, so that the least is the largest. No branch depends on a pixel.
+    """
+    start = 0
+    for _ in range(grow_px):
+        if start == stop:
+            break
+        last = stop
+        for k in range(start, last):
+            at = queue[k]
+            reached = ~labels[at]
+            for side in (-width, -1, 1, width):
+                there = labels[at + side]
+                labels[at + side] = there if there >= 0 else max(there, reached)
+                queue[stop] = at + side
+                stop += there == FREE
+        for k in range(last, stop):
+            labels[queue[k]] = ~labels[queue[k]]
+        start = last
+
+
+@compiled
+def parted(labels: NDArray[np.int32], ground: Runs) -> NDArray[np.int32]:
+    """Labels (h + 2, w + 2) and the foreground -> (n, 5): runs of one label each, the label, and
+    where in the values of the foreground they begin.
+    """
+    most = 0
+    for k in range(len(ground)):
+        most += ground[k, 2] - ground[k, 1]
+    parts, amount, offset = np.empty((most, 5), np.int32), 0, 0
+    for k in range(len(ground)):
+        y, start, stop = ground[k]
+        row = labels[y + 1, start + 1 : stop + 1]
+        x = 0
+        while x < len(row):
+            begin, label = x, row[x]
+            while x < len(row) and row[x] == label:
+                x += 1
+            if label != 0:
+                one = parts[amount]
+                one[0], one[1], one[2], one[3], one[4] = y, start + begin, start + x, label, offset
+                one[4] += begin
+                amount += 1
+        offset += len(row)
+    return parts[:amount].copy()
+
+
+@compiled
+def named(
+    parts: NDArray[np.int32],
+    names: NDArray[np.uint32],
+    corner: tuple[int, int],
+    labels: NDArray[np.uint32],
+) -> None:
+    """Parts of a window, and what each is called -> the labels (h, w) of its core, which begins at
+    `corner` of it and is empty.
+    """
+    for k in range(len(parts)):
+        y = parts[k, 0] - corner[0]
+        for x in range(parts[k, 1] - corner[1], parts[k, 2] - corner[1]):
+            labels[y, x] = names[k]
+
+
+@inner
+def _mix(value: np.uint64) -> np.uint64:
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+@compiled
+def hashed(
+    parts: NDArray[np.int32],
+    names: NDArray[np.uint32],
+    corner: tuple[int, int],
+    slide_width: int,
+    streams: NDArray[np.uint64],
+) -> NDArray[np.uint64]:
+    """Parts of a window that begins at `corner` of the slide, and what each is called -> a sum over
+    their pixels for each stream: see `digest.share`.
+    """
+    sums = np.zeros(len(streams), np.uint64)
+    for k in range(len(parts)):
+        value = np.uint64(names[k])
+        row = np.uint64((corner[0] + parts[k, 0]) * slide_width + corner[1])
+        for s in range(len(streams)):
+            stream, total = streams[s], np.uint64(0)
+            for x in range(parts[k, 1], parts[k, 2]):
+                total += _mix(_mix((row + np.uint64(x)) * stream + stream) ^ value)
+            sums[s] += total
+    return sums
