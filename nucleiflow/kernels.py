@@ -96,10 +96,11 @@ def _bend(labels: NDArray[np.int32], borders: NDArray[np.bool_], y: int, x: int)
     the column to count it in, or -1.
     """
     label, code = labels[y, x], 1
-    for v in range(y - 1, y + 2):
-        for u in range(x - 1, x + 2):
-            if borders[v, u] and labels[v, u] == label and (v != y or u != x):
-                code += 10 if v != y and u != x else 2
+    for v in (y - 1, y, y + 1):
+        for u in (x - 1, x, x + 1):
+            same = borders[v, u] & (labels[v, u] == label)
+            code += same * (10 if v != y and u != x else 2)
+    code -= 2  # itself
     if code in (5, 7, 15, 17, 25, 27):
         return STRAIGHT
     if code in (21, 33):

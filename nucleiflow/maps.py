@@ -50,9 +50,9 @@ def put(
     whole = {
         "shape": np.array(shape),
         "count": np.array(own.count),
-        "ground": _packed(foreground.runs, shape),
+        "ground": packed(foreground.runs, shape),
         "values": foreground.values,
-        "seeds": _packed(own.runs, shape),
+        "seeds": packed(own.runs, shape),
         "numbers": own.numbers,
         **others,
     }
@@ -60,8 +60,8 @@ def put(
     ground = foreground.runs[_near_sides(foreground.runs, shape, rim_px)]
     near = _near_sides(own.runs, shape, rim_px)
     rim = {
-        "ground": _packed(ground, shape),
-        "seeds": _packed(own.runs[near], shape),
+        "ground": packed(ground, shape),
+        "seeds": packed(own.runs[near], shape),
         "numbers": own.numbers[near],
     }
     records.put_arrays(job.record("rims", index), rim, plain=True)
@@ -71,7 +71,7 @@ def seeds(job: Job, index: int) -> Seeds:
     """The seeds of a tile. Raises StoreError."""
     found = _there(job, "maps", index)
     height, width = found["shape"].tolist()
-    runs = _unpacked(found["seeds"])
+    runs = unpacked(found["seeds"])
     return Seeds((height, width), runs, found["numbers"], int(found["count"]))
 
 
@@ -98,12 +98,12 @@ def around(
             continue
         there = there or _there(job, kind, tile)
         corner = core.y0 - window.y0, core.x0 - window.x0
-        ground, _ = runwise.placed(_unpacked(there["ground"]), corner, window.shape)
+        ground, _ = runwise.placed(unpacked(there["ground"]), corner, window.shape)
         grounds.append(ground)
         if tile == index:
             own, kept = ground, there
         if tile in names:
-            runs, which = runwise.placed(_unpacked(there["seeds"]), corner, window.shape)
+            runs, which = runwise.placed(unpacked(there["seeds"]), corner, window.shape)
             found.append(runs)
             called.append(names[tile][there["numbers"][which]])
     return Around(np.concatenate(grounds), np.concatenate(found), np.concatenate(called), own, kept)
@@ -116,12 +116,12 @@ def _there(job: Job, kind: str, index: int) -> Arrays:
     return found
 
 
-def _packed(runs: Runs, shape: tuple[int, int]) -> NDArray[Any]:
+def packed(runs: Runs, shape: tuple[int, int]) -> NDArray[Any]:
     """Runs as (3, n), of half the size where that holds them."""
     return runs.T.astype(np.uint16 if max(shape) < 1 << 16 else np.int32)
 
 
-def _unpacked(kept: NDArray[Any]) -> Runs:
+def unpacked(kept: NDArray[Any]) -> Runs:
     return plain(kept.T, np.int32)
 
 

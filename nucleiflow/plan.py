@@ -69,7 +69,11 @@ class Grid:
 
     def around(self, index: int, margin_px: int) -> list[int]:
         """Tiles whose cores lie within `margin_px` of a tile's core, itself included."""
-        box = self.core(index).grow(margin_px).clip(self.height, self.width)
+        return self.touched(self.core(index).grow(margin_px))
+
+    def touched(self, box: Box) -> list[int]:
+        """Tiles whose cores hold pixels of a box, in raster order."""
+        box = box.clip(self.height, self.width)
         rows = range(box.y0 // self.tile_px, -(-box.y1 // self.tile_px))
         columns = range(box.x0 // self.tile_px, -(-box.x1 // self.tile_px))
         return [row * self.columns + column for row in rows for column in columns]

@@ -78,25 +78,23 @@ def split(
     seeds = np.empty((_most(height, width), 3), np.int32)
     values = np.empty(height * width, np.uint8)
     own, marks, edges = _row(width), _row(width), _row(width)
+    stretches, amount = np.empty((width // 2 + 1, 2), np.int64), 0
     grounds = seeded = filled = 0
     for y in range(height):
         line = maps[y0 + y].reshape(-1)
         light = seen[(y0 + y) % len(seen)].reshape(-1)
-        blocks = tissue[(place[0] + y) // place[2]]
-        end = 0
-        while end < width:
-            begin, inside = end, blocks[(place[1] + end) // place[2]]
-            while end < width and blocks[(place[1] + end) // place[2]] == inside:
-                end = min(width, ((place[1] + end) // place[2] + 1) * place[2] - place[1])
-            if inside:
-                both = line[2 * (x0 + begin) : 2 * (x0 + end)]
-                _threshold(both, thresholds, own[begin:end], marks[begin:end])
-                if glass[0] >= 0:
-                    shown = light[3 * (x0 + begin) : 3 * (x0 + end)]
-                    _bare(shown, glass, own[begin:end], marks[begin:end])
-            else:
-                own[begin:end] = 0
-                marks[begin:end] = 0
+        if y == 0 or (place[0] + y) % place[2] == 0:
+            blocks = tissue[(place[0] + y) // place[2]]
+            amount = _stretches(blocks, place[1], place[2], width, stretches)
+            own[:] = 0
+            marks[:] = 0
+        for k in range(amount):
+            begin, end = stretches[k]
+            both = line[2 * (x0 + begin) : 2 * (x0 + end)]
+            _threshold(both, thresholds, own[begin:end], marks[begin:end])
+            if glass[0] >= 0:
+                shown = light[3 * (x0 + begin) : 3 * (x0 + end)]
+                _bare(shown, glass, own[begin:end], marks[begin:end])
         first = grounds
         grounds = _append(own, edges, y, ground, grounds)
         seeded = _append(marks, edges, y, seeds, seeded)
@@ -106,6 +104,24 @@ def split(
                 values[filled + x - start] = own[x]
             filled += stop - start
     return ground[:grounds].copy(), values[:filled].copy(), seeds[:seeded].copy()
+
+
+@inner
+def _stretches(
+    blocks: NDArray[np.bool_], first: int, block_px: int, width: int, found: NDArray[np.int64]
+) -> int:
+    """A row of blocks of tissue -> where it is in a row of `width` px from the pixel `first` of the
+    slide on: (begin, end) of each stretch, into `found`; their number.
+    """
+    amount = end = 0
+    while end < width:
+        begin, inside = end, blocks[(first + end) // block_px]
+        while end < width and blocks[(first + end) // block_px] == inside:
+            end = min(width, ((first + end) // block_px + 1) * block_px - first)
+        if inside:
+            found[amount, 0], found[amount, 1] = begin, end
+            amount += 1
+    return amount
 
 
 @inner

@@ -18,6 +18,7 @@ from nucleiflow import (
     digest,
     focus,
     grow,
+    labelled,
     maps,
     measure,
     naming,
@@ -255,9 +256,12 @@ def label(job: Job, index: int) -> None:
     if len(seen.seeds):
         at = core.slices(origin=window.grow(1))
         lines = audit.counts(grown, at, core, job.grid, holes=job.holes)
+    names = known.label[parts[:, 3]]
     if len(parts):
         _sum_up(job, index, grown, (seen, parts), known)
-    share = digest.of_parts(parts, known.label[parts[:, 3]], (window.y0, window.x0), job.grid.width)
+        inside = parts[:, :3] - np.array([corner[0], corner[1], corner[1]], np.int32)
+        labelled.put(job, index, inside, names)
+    share = digest.of_parts(parts, names, (window.y0, window.x0), job.grid.width)
     records.put_arrays(job.record("label", index), {"digest": share, "audit": lines})
 
 

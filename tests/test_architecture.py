@@ -27,7 +27,7 @@ LAYERS = (
     "source identity cluster checkup doctor tasks look flow batch forecast show showcase train "
     "classic layouts dataset evaluate describe weakspots lock status jobfile holes rerun report "
     "verify overview survey runfile recompute integrity spatial viewer api results export finished "
-    "linked pixels maps regions",
+    "linked pixels maps labelled regions",
     "cli options __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}

@@ -17,7 +17,7 @@ import memory
 import numpy as np
 import standin
 
-SIDE_PX = 16_384
+SIDE_PX = 16_384  # 268 MP
 FEED_PX, FEED_SLIDES = 6144, 6
 SMALL_PX, LARGE_PX = 6144, 32_768
 
