@@ -117,9 +117,13 @@ def inserted(
     """Packed outlines with others in some places, which were empty."""
     import shapely
 
-    wkb = unpacked(outlines)
-    wkb[where] = shapely.to_wkb(polygons)
-    return joined(wkb)
+    more, lengths = shapely.to_wkb(polygons), outlines["wkb_length"].copy()
+    lengths[where] = [len(one) for one in more]
+    ends = np.cumsum(outlines["wkb_length"])[where]
+    parts = np.split(outlines["wkb"], ends)
+    new = [np.frombuffer(one, np.uint8) for one in more]
+    pieces = [piece for pair in zip(parts, new, strict=False) for piece in pair]
+    return {"wkb": np.concatenate([*pieces, parts[-1]]), "wkb_length": lengths}
 
 
 def trace_piece(labels: NDArray[Any], name: int, *, origin: tuple[int, int]) -> Sides:
