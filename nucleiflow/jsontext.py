@@ -1,4 +1,5 @@
-"""Outlines (WKB) and numbers of nuclei -> text of GeoJSON. Compiled: import it inside functions.
+"""Outlines (WKB) and numbers of nuclei -> text of GeoJSON, or the box around the outlines.
+Compiled: import it inside functions.
 
 Numbers are those of C's "%.6g", digit for digit: the arithmetic is exact, in whole numbers. Places
 in arrays are unsigned, and views are made once: signed ones are checked, and each view is counted.
@@ -292,3 +293,47 @@ def _measurements(
             first = 0
         begin = ends[k]
     return to
+
+
+@compiled
+def extent(wkb: Bytes, ends: Whole) -> tuple[Numbers, int]:
+    """The box (x0, y0, x1, y1) around all outlines, where each ends in the WKB; and their kinds, a
+    bit each, or 0 if one makes no sense.
+    """
+    box, kinds, start = np.array([np.inf, np.inf, -np.inf, -np.inf]), 0, 0
+    number = np.empty(1)
+    bits = number.view(np.int64)
+    for row in range(len(ends)):
+        parts, at, end = _header(wkb, start, ends[row], MULTIPOLYGON), start + 9, ends[row]
+        kinds |= 1 << (POLYGON if parts < 0 else MULTIPOLYGON)
+        if parts < 0:
+            parts, at = 1, start
+        for _ in range(parts):
+            at = _bounded(wkb, at, end, box, number, bits)
+            if at < 0:
+                return box, 0
+        if at != end:
+            return box, 0
+        start = end
+    return box, kinds
+
+
+@inner
+def _bounded(wkb: Bytes, at: int, end: int, box: Numbers, number: Numbers, bits: Whole) -> int:
+    """Widen the box by a polygon; where it ends in the WKB, -1 if it makes no sense."""
+    rings = _header(wkb, at, end, POLYGON)
+    at += 9
+    if rings < 1:
+        return -1
+    for _ in range(rings):
+        points = _count(wkb, at) if end - at >= 4 else 0
+        at += 4
+        if points < 1 or points * 16 > end - at:
+            return -1
+        for _ in range(points):
+            for axis in range(2):
+                bits[0] = _count(wkb, at) | _count(wkb, at + 4) << 32
+                box[axis] = min(box[axis], number[0])
+                box[axis + 2] = max(box[axis + 2], number[0])
+                at += 8
+    return at

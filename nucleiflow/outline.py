@@ -236,11 +236,11 @@ def unpacked(
     columns: Mapping[str, NDArray[Any]], wanted: NDArray[np.bool_] | slice = slice(None)
 ) -> Polygons:
     """WKB (n,), bytes each, of a record that holds polygons `packed`: all, or those wanted."""
-    blob, lengths = columns["wkb"].data, columns["wkb_length"][wanted]
+    blob, lengths = columns["wkb"].tobytes(), columns["wkb_length"][wanted]
     starts = (np.cumsum(columns["wkb_length"]) - columns["wkb_length"])[wanted]
     found = np.empty(len(starts), object)
     for k, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-        found[k] = bytes(blob[start : start + length])
+        found[k] = blob[start : start + length]
     return found
 
 

@@ -23,6 +23,7 @@ Columns = dict[str, NDArray[Any]]
 GROUP_ROWS = 1 << 16
 CSV_ROWS = 1 << 12
 GEOMETRY = "geometry"
+KINDS = {3: "Polygon", 6: "MultiPolygon"}  # of WKB
 FLAT = {"encoding": "WKB", "crs": None, "edges": "planar"}
 
 
@@ -75,20 +76,23 @@ class _Extent:
         self.kinds: set[str] = set()
 
     def see(self, wkb: Sequence[bytes]) -> None:
-        import shapely
+        from nucleiflow import jsontext
 
-        shapes = shapely.from_wkb(wkb)
-        if len(shapes):
-            x0, y0, x1, y1 = shapely.total_bounds(shapes).tolist()
-            a, b, c, d = self.box or (x0, y0, x1, y1)
-            self.box = [min(a, x0), min(b, y0), max(c, x1), max(d, y1)]
-            self.kinds |= {
-                shapely.GeometryType(kind).name for kind in np.unique(shapely.get_type_id(shapes))
-            }
+        if not len(wkb):
+            return
+        box, kinds = jsontext.extent(
+            np.frombuffer(bytearray().join(wkb), np.uint8),
+            np.cumsum([len(one) for one in wkb], dtype=np.int64),
+        )
+        if not kinds:
+            raise ValueError("an outline that makes no sense")
+        x0, y0, x1, y1 = box.tolist()
+        a, b, c, d = self.box or (x0, y0, x1, y1)
+        self.box = [min(a, x0), min(b, y0), max(c, x1), max(d, y1)]
+        self.kinds |= {name for bit, name in KINDS.items() if kinds >> bit & 1}
 
     def metadata(self) -> dict[str, Any]:
-        names = {"POLYGON": "Polygon", "MULTIPOLYGON": "MultiPolygon"}
-        kinds = sorted(names[kind] for kind in self.kinds)
+        kinds = sorted(self.kinds)
         box = {"bbox": self.box} if self.box else {}
         return {
             "version": "1.1.0",
