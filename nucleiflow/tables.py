@@ -191,10 +191,30 @@ def batches(
 ) -> Iterator[Columns]:
     """Columns of some rows at a time; geometries are WKB, bytes each. Raises StoreError."""
     for batch in _batches(file, columns, rows):
-        yield {
-            name: batch.column(k).to_numpy(zero_copy_only=False)
-            for k, name in enumerate(batch.schema.names)
-        }
+        yield {name: _numbers(batch.column(k)) for k, name in enumerate(batch.schema.names)}
+
+
+def _numbers(column: Any) -> NDArray[Any]:
+    """A column as numpy has it; null becomes NaN. `to_numpy` would import pandas."""
+    import pyarrow as pa
+
+    kind, start, size = column.type, column.offset, len(column)
+    there, values = column.buffers()[:2]
+    if column.null_count and not pa.types.is_floating(kind):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    if pa.types.is_binary(kind):
+        found = np.empty(size, object)
+        found[:] = column.to_pylist()
+        return found
+    if pa.types.is_boolean(kind):
+        return _bits(values, start, size)
+    numbers = np.frombuffer(values, kind.to_pandas_dtype(), size, start * kind.bit_width // 8)
+    return np.where(_bits(there, start, size), numbers, np.nan) if column.null_count else numbers
+
+
+def _bits(buffer: Any, start: int, size: int) -> NDArray[np.bool_]:
+    whole = np.unpackbits(np.frombuffer(buffer, np.uint8), bitorder="little")
+    return whole[start : start + size].astype(bool)
 
 
 def _batches(file: IO[bytes], columns: Sequence[str] | None, rows: int) -> Iterator[Any]:
