@@ -118,8 +118,8 @@ def _walked(mask: Bytes, pitch: int, ring: Numbers, steps: Whole) -> tuple[Numbe
     while True:
         visited += heading == 0
         dy, dx = DY[uintp(heading)], DX[uintp(heading)]
-        inside = np.int64(mask[uintp(at + steps[1, uintp(heading)])])
-        beside = np.int64(mask[uintp(at + steps[2, uintp(heading)])])
+        inside = int(mask[uintp(at + steps[1, uintp(heading)])])
+        beside = int(mask[uintp(at + steps[2, uintp(heading)])])
         at += steps[0, uintp(heading)]
         after = (heading + 1 - inside + 3 * (inside & beside)) & 3  # to the right, on, or left
         if amount + 1 == ring.shape[1]:

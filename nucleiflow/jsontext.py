@@ -135,7 +135,7 @@ def _number(text: Bytes, at: int, value: float, numbers: Numbers, bits: Whole) -
 @inner
 def _count(wkb: Bytes, at: int) -> int:
     found = np.int64(wkb[uintp(at)]) | np.int64(wkb[uintp(at + 1)]) << 8
-    return found | np.int64(wkb[uintp(at + 2)]) << 16 | np.int64(wkb[uintp(at + 3)]) << 24
+    return int(found | np.int64(wkb[uintp(at + 2)]) << 16 | np.int64(wkb[uintp(at + 3)]) << 24)
 
 
 @inner
