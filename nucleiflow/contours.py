@@ -12,7 +12,7 @@ import numpy as np
 from numpy import uintp
 from numpy.typing import NDArray
 
-from nucleiflow.kernels import compiled, inner
+from nucleiflow.kernels import compiled, lean
 
 DY = np.array([0, 1, 0, -1])  # right, down, left, up: the nucleus is on the right-hand side
 DX = np.array([1, 0, -1, 0])
@@ -45,6 +45,8 @@ def outlines(
     hulls, amount = np.zeros(len(names), np.int64), 0
     room, chains = np.empty(1 << 12, np.uint8), np.empty((4, 256), np.int64)
     ring, spans, keep = np.empty((2, 64)), np.empty((2, 64), np.int64), np.empty(64, np.bool_)
+    value = np.empty(1)
+    bits = value.view(np.uint64)
     sides, steps = np.empty((4, MOST_POINTS)), np.empty((3, 4), np.int64)
     for index in range(len(names)):
         y0, x0, y1, x1 = boxes[index]
@@ -57,7 +59,10 @@ def outlines(
         if not tops:
             continue
         hulls[index] = _hull_area(room, height, width, chains)
-        ring, count, visited = _walked(room, width + 2, ring, steps)
+        count, visited = _walked(room, width + 2, ring, steps)
+        while not count:
+            ring = np.empty((2, 2 * ring.shape[1]))
+            count, visited = _walked(room, width + 2, ring, steps)
         if visited < tops:  # there are other rings
             continue
         if ring.shape[1] > len(keep):
@@ -73,12 +78,12 @@ def outlines(
             more[:amount] = wkb[:amount]
             wkb = more
         corner = origin[0] + y0, origin[1] + x0
-        amount = _pack(ring, count, corner, scale, wkb, amount)
+        amount = _pack(ring, count, corner, scale, wkb, amount, value, bits)
         lengths[index] = length
     return wkb[:amount].copy(), lengths, hulls
 
 
-@inner
+@lean
 def _drawn(
     labels: NDArray[np.int32], name: int, box: tuple[int, int, int, int], mask: Bytes
 ) -> int:
@@ -101,10 +106,11 @@ def _drawn(
     return tops
 
 
-@inner
-def _walked(mask: Bytes, pitch: int, ring: Numbers, steps: Whole) -> tuple[Numbers, int, int]:
+@lean
+def _walked(mask: Bytes, pitch: int, ring: Numbers, steps: Whole) -> tuple[int, int]:
     """The closed ring around the first pixel in raster order: the midpoints of sides where it
-    bends, how many of these points there are, and how many upper sides it has. `steps` is room.
+    bends, how many of these points there are, 0 if there is no room for more, and how many upper
+    sides it has. `steps` is room.
     """
     for heading in range(4):  # to the next corner, and to the two pixels ahead from there
         left, steps[0, heading] = (heading + 3) & 3, DY[heading] * pitch + DX[heading]
@@ -123,24 +129,17 @@ def _walked(mask: Bytes, pitch: int, ring: Numbers, steps: Whole) -> tuple[Numbe
         at += steps[0, uintp(heading)]
         after = (heading + 1 - inside + 3 * (inside & beside)) & 3  # to the right, on, or left
         if amount + 1 == ring.shape[1]:
-            ring = _longer(ring)
+            return 0, 0
         ring[0, uintp(amount)], ring[1, uintp(amount)] = x + dx, y + dy
         amount += (heading != before) | (heading != after)
         y, x = y + 2 * dy, x + 2 * dx
         before, heading = heading, after
         if at == first and heading == 0:
             ring[0, amount], ring[1, amount] = ring[0, 0], ring[1, 0]
-            return ring, amount + 1, visited
+            return amount + 1, visited
 
 
-@inner
-def _longer(ring: Numbers) -> Numbers:
-    more = np.empty((len(ring), 2 * ring.shape[1]))
-    more[:, : ring.shape[1]] = ring
-    return more
-
-
-@inner
+@lean
 def _is_simple(ring: Numbers, size: int, room: Numbers) -> bool:
     """Whether a closed ring of so many points, x and y (2, n), surely meets itself nowhere.
     Coordinates are whole numbers; `room` is for the bounds of its sides, (4, n).
@@ -173,28 +172,28 @@ def _is_simple(ring: Numbers, size: int, room: Numbers) -> bool:
     return True
 
 
-@inner
+@lean
 def _apart(ring: Numbers, a: int, b: int) -> tuple[float, float]:
     """From the point a to the point b."""
     x = ring[0, uintp(b)] - ring[0, uintp(a)]
     return x, ring[1, uintp(b)] - ring[1, uintp(a)]
 
 
-@inner
+@lean
 def _side(ring: Numbers, a: int, b: int, c: int) -> float:
     """On which side of the line through the points a and b the point c lies."""
     (x, y), (u, v) = _apart(ring, a, b), _apart(ring, a, c)
     return x * v - y * u
 
 
-@inner
+@lean
 def _ahead(ring: Numbers, a: int, b: int, c: int) -> float:
     """How far it goes on in the direction from a to b, from there to c."""
     (x, y), (u, v) = _apart(ring, a, b), _apart(ring, b, c)
     return x * u + y * v
 
 
-@inner
+@lean
 def _pack(
     ring: Numbers,
     count: int,
@@ -202,13 +201,14 @@ def _pack(
     scale: tuple[float, float],
     wkb: Bytes,
     at: int,
+    value: Numbers,
+    bits: NDArray[np.uint64],
 ) -> int:
     """So many points of a closed ring, x and y (2, n) -> WKB of its polygon, in pixels of the
-    slide; where it ends.
+    slide; where it ends. `value` and its `bits` are room for one.
     """
-    value = np.empty(1, np.float64)
-    bits = value.view(np.uint64)
-    wkb[at : at + 9] = HEAD
+    for k in range(9):
+        wkb[uintp(at + k)] = HEAD[k]
     for k in range(4):
         wkb[at + 9 + k] = count >> 8 * k & 255
     at += 13
@@ -224,7 +224,7 @@ def _pack(
 # as few points as an outline needs
 
 
-@inner
+@lean
 def _moved_up(ring: Numbers, count: int, keep: NDArray[np.bool_]) -> int:
     """Move the points that are kept to the front; returns how many there are."""
     amount = 0
@@ -250,7 +250,7 @@ def kept(
     return keep
 
 
-@inner
+@lean
 def _keep(
     ring: Numbers, start: int, end: int, move: float, keep: NDArray[np.bool_], spans: Whole
 ) -> None:
@@ -281,7 +281,7 @@ def _keep(
             depth += b - far > 1
 
 
-@inner
+@lean
 def _furthest(ring: Numbers, a: int, b: int, most: float) -> int:
     """The point between a and b that is furthest from the piece of line between these, by a squared
     distance of more than `most`; -1 if none is.
@@ -310,7 +310,7 @@ def _furthest(ring: Numbers, a: int, b: int, most: float) -> int:
 # areas of convex hulls
 
 
-@inner
+@lean
 def _pushed(chains: Whole, which: int, kept: int, at: int, place: int) -> int:
     """Add a point to a lower convex chain of `kept` points; returns how many it has then."""
     along, across = 2 * which, 2 * which + 1
@@ -325,7 +325,7 @@ def _pushed(chains: Whole, which: int, kept: int, at: int, place: int) -> int:
     return kept + 1
 
 
-@inner
+@lean
 def _chain(mask: Bytes, height: int, width: int, chains: Whole, which: int) -> int:
     """The convex chain of the edge midpoints furthest to the left (0) or to the right (1, mirrored)
     of a nucleus with nothing around (h + 2, w + 2), in half pixels: where its points are along and
@@ -347,7 +347,7 @@ def _chain(mask: Bytes, height: int, width: int, chains: Whole, which: int) -> i
     return size
 
 
-@inner
+@lean
 def _bound(chains: Whole, which: int, kept: int, at: int, k: int) -> tuple[int, int]:
     """First pixel centre, counted in whole pixels, on or beyond a chain at half row `at`."""
     along, across = 2 * which, 2 * which + 1
@@ -360,7 +360,7 @@ def _bound(chains: Whole, which: int, kept: int, at: int, k: int) -> tuple[int, 
     return int(np.ceil(place / (2 * run))), k
 
 
-@inner
+@lean
 def _hull_area(mask: Bytes, height: int, width: int, chains: Whole) -> int:
     """Pixels whose centre lies in the convex hull of the edge midpoints of a nucleus, drawn with
     nothing around (h + 2, w + 2); `chains` is room, (4, 2 h + 1).

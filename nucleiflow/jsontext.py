@@ -11,7 +11,7 @@ import numpy as np
 from numpy import uintp
 from numpy.typing import NDArray
 
-from nucleiflow.kernels import compiled, inner
+from nucleiflow.kernels import compiled, lean
 
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.float64]
@@ -26,14 +26,14 @@ NUMBER_BYTES = 26  # a number takes at most, with what stands beside it
 POLYGON, MULTIPOLYGON = 3, 6  # of WKB
 
 
-@inner
+@lean
 def _put(text: Bytes, at: int, part: Bytes) -> int:
     for k in range(len(part)):
         text[uintp(at + k)] = part[k]
     return at + len(part)
 
 
-@inner
+@lean
 def _whole(text: Bytes, at: int, number: int) -> int:
     """A whole number that is not negative."""
     digits = 1
@@ -46,7 +46,7 @@ def _whole(text: Bytes, at: int, number: int) -> int:
     return at + digits
 
 
-@inner
+@lean
 def _decimals(text: Bytes, at: int, number: int, places: int) -> int:
     """A whole number divided by a power of ten, without zeros at the end."""
     if number < 0:
@@ -70,7 +70,7 @@ def _decimals(text: Bytes, at: int, number: int, places: int) -> int:
     return end
 
 
-@inner
+@lean
 def _coordinate(text: Bytes, at: int, number: int) -> int:
     """A number of hundredths: one of up to 8 digits is put together before it is written."""
     if not 0 <= number < 10_000_000:
@@ -91,7 +91,7 @@ def _coordinate(text: Bytes, at: int, number: int) -> int:
     return at + size
 
 
-@inner
+@lean
 def _scaled(bits: int, places: int) -> tuple[int, int]:
     """A positive double times a power of ten -> its whole part, and whether half or more is left:
     -1 less, 0 half, 1 more.
@@ -105,7 +105,7 @@ def _scaled(bits: int, places: int) -> tuple[int, int]:
     return high >> shift, side
 
 
-@inner
+@lean
 def _number(text: Bytes, at: int, value: float, numbers: Numbers, bits: Whole) -> int:
     """A number to six digits; -1 if it needs an exponent. `numbers` and their `bits` are room."""
     if value < 0:
@@ -132,13 +132,13 @@ def _number(text: Bytes, at: int, value: float, numbers: Numbers, bits: Whole) -
     return _decimals(text, at, whole, places)
 
 
-@inner
+@lean
 def _count(wkb: Bytes, at: int) -> int:
     found = np.int64(wkb[uintp(at)]) | np.int64(wkb[uintp(at + 1)]) << 8
     return int(found | np.int64(wkb[uintp(at + 2)]) << 16 | np.int64(wkb[uintp(at + 3)]) << 24)
 
 
-@inner
+@lean
 def _header(wkb: Bytes, at: int, end: int, kind: int) -> int:
     """How many parts follow; -1 if it is something else."""
     if end - at < 9 or wkb[at] != 1 or _count(wkb, at + 1) != kind:
@@ -146,7 +146,7 @@ def _header(wkb: Bytes, at: int, end: int, kind: int) -> int:
     return _count(wkb, at + 5)
 
 
-@inner
+@lean
 def _polygon(
     wkb: Bytes, at: int, end: int, text: Bytes, to: int, numbers: Numbers, bits: Whole
 ) -> tuple[int, int]:
@@ -186,7 +186,7 @@ def _polygon(
     return at, to + 1
 
 
-@inner
+@lean
 def _geometry(
     wkb: Bytes,
     at: int,
@@ -269,7 +269,7 @@ def features(
     return text[:to].copy(), found, bad
 
 
-@inner
+@lean
 def _measurements(
     text: Bytes,
     to: int,
@@ -318,7 +318,7 @@ def extent(wkb: Bytes, ends: Whole) -> tuple[Numbers, int]:
     return box, kinds
 
 
-@inner
+@lean
 def _bounded(wkb: Bytes, at: int, end: int, box: Numbers, number: Numbers, bits: Whole) -> int:
     """Widen the box by a polygon; where it ends in the WKB, -1 if it makes no sense."""
     rings = _header(wkb, at, end, POLYGON)
