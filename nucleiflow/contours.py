@@ -2,23 +2,29 @@
 Compiled: import it inside functions.
 
 It does what `tracing` and `outline` do together, for the many nuclei that have a single ring; those
-of others are left to them. Coordinates are counted in half pixels from a nucleus's box.
+of others are left to them. Coordinates are counted in half pixels from a nucleus's box. Places in
+arrays are unsigned, and views are few: signed ones are checked, and each view is counted.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy import uintp
 from numpy.typing import NDArray
 
-from nucleiflow.kernels import compiled, inner
+from nucleiflow.kernels import compiled, lean
 
 DY = np.array([0, 1, 0, -1])  # right, down, left, up: the nucleus is on the right-hand side
 DX = np.array([1, 0, -1, 0])
 UP, BACK = np.array([0, 0, -1, -1]), np.array([0, -1, -1, 0])  # to the pixel ahead, at the right
 MOST_POINTS = 300  # of an outline that is looked through for places where it meets itself
+NOWHERE = 1 << 40  # of a row without a pixel
+SURE = 1 - 1e-9  # of a distance that is not rounded as others are
 HEAD = np.array([1, 3, 0, 0, 0, 1, 0, 0, 0], np.uint8)  # of a WKB polygon with one ring
 
-Points = NDArray[np.float64]
+Bytes = NDArray[np.uint8]
+Numbers = NDArray[np.float64]
+Whole = NDArray[np.int64]
 
 
 @compiled
@@ -37,22 +43,34 @@ def outlines(
     """
     wkb, lengths = np.empty(1 << 16, np.uint8), np.zeros(len(names), np.int64)
     hulls, amount = np.zeros(len(names), np.int64), 0
-    room, points = np.empty(1, np.uint8), np.empty((64, 2), np.float64)
+    room, chains = np.empty(1 << 12, np.uint8), np.empty((4, 256), np.int64)
+    ring, spans, keep = np.empty((2, 64)), np.empty((2, 64), np.int64), np.empty(64, np.bool_)
+    value = np.empty(1)
+    bits = value.view(np.uint64)
+    sides, steps = np.empty((4, MOST_POINTS)), np.empty((3, 4), np.int64)
     for index in range(len(names)):
         y0, x0, y1, x1 = boxes[index]
         height, width = y1 - y0, x1 - x0
         if (height + 2) * (width + 2) > len(room):
             room = np.empty(2 * (height + 2) * (width + 2), np.uint8)
-        mask = room[: (height + 2) * (width + 2)].reshape(height + 2, width + 2)
-        tops = _drawn(labels[y0:y1, x0:x1], names[index], mask)
+        if 2 * height + 1 > chains.shape[1]:
+            chains = np.empty((4, 4 * height), np.int64)
+        tops = _drawn(labels, names[index], (y0, x0, y1, x1), room)
         if not tops:
             continue
-        hulls[index] = _hull_area(mask[1:-1, 1:-1])
-        points, count, visited = _walked(mask, points)
+        hulls[index] = _hull_area(room, height, width, chains)
+        count, visited = _walked(room, width + 2, ring, steps)
+        while not count:
+            ring = np.empty((2, 2 * ring.shape[1]))
+            count, visited = _walked(room, width + 2, ring, steps)
         if visited < tops:  # there are other rings
             continue
-        count = _spared(points, count, 2 * move)
-        if not _is_simple(points[:count]):
+        if ring.shape[1] > len(keep):
+            spans, keep = np.empty((2, ring.shape[1]), np.int64), np.empty(ring.shape[1], np.bool_)
+        keep[:count] = False
+        _keep(ring, 0, count, 2 * move, keep, spans)
+        count = _moved_up(ring, count, keep)
+        if not _is_simple(ring, count, sides):
             continue
         length = 13 + 16 * count
         if amount + length > len(wkb):
@@ -60,138 +78,160 @@ def outlines(
             more[:amount] = wkb[:amount]
             wkb = more
         corner = origin[0] + y0, origin[1] + x0
-        _pack(points[:count], corner, scale, wkb[amount : amount + length])
+        amount = _pack(ring, count, corner, scale, wkb, amount, value, bits)
         lengths[index] = length
-        amount += length
     return wkb[:amount].copy(), lengths, hulls
 
 
-@inner
-def _drawn(labels: NDArray[np.int32], name: int, mask: NDArray[np.uint8]) -> int:
-    """Draw a nucleus, with nothing around; how many of its pixels have none above them."""
-    tops, height = 0, len(labels)
-    mask[0] = mask[height + 1] = 0
-    for y in range(height):
-        above, row, given = mask[y, 1:-1], mask[y + 1, 1:-1], labels[y]
-        mask[y + 1, 0] = mask[y + 1, -1] = 0
-        for x in range(len(given)):
-            row[x] = given[x] == name
-        for x in range(len(given)):
-            tops += row[x] & (above[x] ^ 1)
+@lean
+def _drawn(
+    labels: NDArray[np.int32], name: int, box: tuple[int, int, int, int], mask: Bytes
+) -> int:
+    """Draw a nucleus (h + 2, w + 2), with nothing around; how many of its pixels have none above
+    them.
+    """
+    y0, x0, y1, x1 = box
+    tops, pitch = 0, x1 - x0 + 2
+    mask[:pitch] = 0
+    at = pitch
+    for y in range(y0, y1):
+        mask[uintp(at)] = 0
+        for k in range(pitch - 2):
+            mask[uintp(at + 1 + k)] = labels[uintp(y), uintp(x0 + k)] == name
+        for k in range(at + 1, at + pitch - 1):
+            tops += mask[uintp(k)] & (mask[uintp(k - pitch)] ^ 1)
+        at += pitch
+        mask[uintp(at - 1)] = 0
+    mask[at : at + pitch] = 0
     return tops
 
 
-@inner
-def _walked(mask: NDArray[np.uint8], points: Points) -> tuple[Points, int, int]:
+@lean
+def _walked(mask: Bytes, pitch: int, ring: Numbers, steps: Whole) -> tuple[int, int]:
     """The closed ring around the first pixel in raster order: the midpoints of sides where it
-    bends, how many of these points there are, and how many upper sides it has.
+    bends, how many of these points there are, 0 if there is no room for more, and how many upper
+    sides it has. `steps` is room.
     """
-    flat, pitch = mask.reshape(-1), mask.shape[1]
+    for heading in range(4):  # to the next corner, and to the two pixels ahead from there
+        left, steps[0, heading] = (heading + 3) & 3, DY[heading] * pitch + DX[heading]
+        steps[1, heading] = steps[0, heading] + UP[heading] * pitch + BACK[heading]
+        steps[2, heading] = steps[0, heading] + UP[left] * pitch + BACK[left]
     first = 0
-    while not flat[first]:
+    while not mask[uintp(first)]:
         first += 1
     at, heading, before, visited = first, 0, 3, 0  # it came up, for there is nothing to the left
     y, x, amount = 2 * (first // pitch - 1), 2 * (first % pitch - 1), 0
     while True:
         visited += heading == 0
-        at += DY[heading] * pitch + DX[heading]
-        right, left = at + UP[heading] * pitch + BACK[heading], (heading + 3) & 3
-        inside, beside = np.int64(flat[right]), np.int64(flat[at + UP[left] * pitch + BACK[left]])
-        after = int(heading + 1 - inside + 3 * inside * beside) & 3  # right, on, or left
-        if amount + 1 == len(points):
-            points = _longer(points)
-        points[amount, 0], points[amount, 1] = x + DX[heading], y + DY[heading]
-        amount += heading != before or heading != after
-        y, x = int(y + 2 * DY[heading]), int(x + 2 * DX[heading])
+        dy, dx = DY[uintp(heading)], DX[uintp(heading)]
+        inside = int(mask[uintp(at + steps[1, uintp(heading)])])
+        beside = int(mask[uintp(at + steps[2, uintp(heading)])])
+        at += steps[0, uintp(heading)]
+        after = (heading + 1 - inside + 3 * (inside & beside)) & 3  # to the right, on, or left
+        if amount + 1 == ring.shape[1]:
+            return 0, 0
+        ring[0, uintp(amount)], ring[1, uintp(amount)] = x + dx, y + dy
+        amount += (heading != before) | (heading != after)
+        y, x = y + 2 * dy, x + 2 * dx
         before, heading = heading, after
         if at == first and heading == 0:
-            points[amount] = points[0]
-            return points, amount + 1, visited
+            ring[0, amount], ring[1, amount] = ring[0, 0], ring[1, 0]
+            return amount + 1, visited
 
 
-@inner
-def _longer(points: Points) -> Points:
-    more = np.empty((2 * len(points), 2), np.float64)
-    more[: len(points)] = points
-    return more
-
-
-@inner
-def _is_simple(points: Points) -> bool:
-    """Whether a closed ring surely meets itself nowhere. Coordinates are whole numbers."""
-    count = len(points) - 1
-    if not 3 <= count <= MOST_POINTS:
+@lean
+def _is_simple(ring: Numbers, size: int, room: Numbers) -> bool:
+    """Whether a closed ring of so many points, x and y (2, n), surely meets itself nowhere.
+    Coordinates are whole numbers; `room` is for the bounds of its sides, (4, n).
+    """
+    count = size - 1
+    if not 3 <= count <= room.shape[1]:
         return False
     for i in range(count):
         after = i + 2 if i + 2 <= count else 1
-        if _side(points, i, i + 1, after) == 0 and _ahead(points, i, i + 1, after) <= 0:
+        if _side(ring, i, i + 1, after) == 0 and _ahead(ring, i, i + 1, after) <= 0:
             return False  # it goes back, or nowhere
-        x0, x1 = _ordered(points[i, 0], points[i + 1, 0])
-        y0, y1 = _ordered(points[i, 1], points[i + 1, 1])
-        for j in range(i + 2, count - (i == 0)):
-            x2, x3 = _ordered(points[j, 0], points[j + 1, 0])
-            y2, y3 = _ordered(points[j, 1], points[j + 1, 1])
-            if x1 < x2 or x3 < x0 or y1 < y2 or y3 < y0:
-                continue
+        for axis in range(2):
+            a, b = ring[axis, uintp(i)], ring[axis, uintp(i + 1)]
+            room[2 * axis, uintp(i)] = min(b, a)
+            room[2 * axis + 1, uintp(i)] = max(a, b)
+    for i in range(count):
+        x0, x1, y0, y1 = room[0, i], room[1, i], room[2, i], room[3, i]
+        near, last = 0, count - (i == 0)
+        for j in range(i + 2, last):
+            in_x = (room[0, uintp(j)] <= x1) & (x0 <= room[1, uintp(j)])
+            near += in_x & (room[2, uintp(j)] <= y1) & (y0 <= room[3, uintp(j)])
+        for j in range(i + 2, last if near else 0):
             if (
-                _side(points, i, i + 1, j) * _side(points, i, i + 1, j + 1) <= 0
-                and _side(points, j, j + 1, i) * _side(points, j, j + 1, i + 1) <= 0
+                max(x0, room[0, j]) <= min(x1, room[1, j])
+                and max(y0, room[2, j]) <= min(y1, room[3, j])
+                and _side(ring, i, i + 1, j) * _side(ring, i, i + 1, j + 1) <= 0
+                and _side(ring, j, j + 1, i) * _side(ring, j, j + 1, i + 1) <= 0
             ):
                 return False
     return True
 
 
-@inner
-def _ordered(a: float, b: float) -> tuple[float, float]:
-    return (a, b) if a < b else (b, a)
+@lean
+def _apart(ring: Numbers, a: int, b: int) -> tuple[float, float]:
+    """From the point a to the point b."""
+    x = ring[0, uintp(b)] - ring[0, uintp(a)]
+    return x, ring[1, uintp(b)] - ring[1, uintp(a)]
 
 
-@inner
-def _side(points: Points, a: int, b: int, c: int) -> float:
+@lean
+def _side(ring: Numbers, a: int, b: int, c: int) -> float:
     """On which side of the line through the points a and b the point c lies."""
-    ab = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1]
-    return ab[0] * (points[c, 1] - points[a, 1]) - ab[1] * (points[c, 0] - points[a, 0])
+    (x, y), (u, v) = _apart(ring, a, b), _apart(ring, a, c)
+    return x * v - y * u
 
 
-@inner
-def _ahead(points: Points, a: int, b: int, c: int) -> float:
+@lean
+def _ahead(ring: Numbers, a: int, b: int, c: int) -> float:
     """How far it goes on in the direction from a to b, from there to c."""
-    ab = points[b, 0] - points[a, 0], points[b, 1] - points[a, 1]
-    return ab[0] * (points[c, 0] - points[b, 0]) + ab[1] * (points[c, 1] - points[b, 1])
+    (x, y), (u, v) = _apart(ring, a, b), _apart(ring, b, c)
+    return x * u + y * v
 
 
-@inner
+@lean
 def _pack(
-    points: Points, corner: tuple[int, int], scale: tuple[float, float], wkb: NDArray[np.uint8]
-) -> None:
-    """Points (n, 2) as (x, y) of a closed ring -> WKB of its polygon, in pixels of the slide."""
-    value = np.empty(1, np.float64)
-    bits = value.view(np.uint64)
-    wkb[:9] = HEAD
+    ring: Numbers,
+    count: int,
+    corner: tuple[int, int],
+    scale: tuple[float, float],
+    wkb: Bytes,
+    at: int,
+    value: Numbers,
+    bits: NDArray[np.uint64],
+) -> int:
+    """So many points of a closed ring, x and y (2, n) -> WKB of its polygon, in pixels of the
+    slide; where it ends. `value` and its `bits` are room for one.
+    """
+    for k in range(9):
+        wkb[uintp(at + k)] = HEAD[k]
     for k in range(4):
-        wkb[9 + k] = len(points) >> 8 * k & 255
-    at = 13
-    for point in range(len(points)):
+        wkb[at + 9 + k] = count >> 8 * k & 255
+    at += 13
+    for point in range(count):
         for axis in range(2):
-            value[0] = (points[point, axis] / 2 + corner[1 - axis]) * scale[1 - axis]
+            value[0] = (ring[axis, uintp(point)] / 2 + corner[1 - axis]) * scale[1 - axis]
             for k in range(8):
-                wkb[at + k] = bits[0] >> np.uint64(8 * k) & np.uint64(255)
+                wkb[uintp(at + k)] = bits[0] >> np.uint64(8 * k) & np.uint64(255)
             at += 8
+    return at
 
 
 # as few points as an outline needs
 
 
-@inner
-def _spared(points: Points, count: int, move: float) -> int:
-    """Move the points of one ring that are kept to the front; returns how many there are."""
-    keep = np.zeros(count, np.bool_)
-    _keep(points, 0, count, move, keep)
+@lean
+def _moved_up(ring: Numbers, count: int, keep: NDArray[np.bool_]) -> int:
+    """Move the points that are kept to the front; returns how many there are."""
     amount = 0
     for k in range(count):
-        if keep[k]:
-            points[amount, 0], points[amount, 1] = points[k, 0], points[k, 1]
-            amount += 1
+        for axis in range(2):
+            ring[axis, uintp(amount)] = ring[axis, uintp(k)]
+        amount += keep[uintp(k)]
     return amount
 
 
@@ -203,132 +243,136 @@ def kept(
     `move`: Ramer (1972), Douglas and Peucker (1973), from the first point and that furthest off.
     """
     keep = np.zeros(len(points), np.bool_)
+    rings, spans = np.empty((2, len(points))), np.empty((2, len(points)), np.int64)
+    rings[0], rings[1] = points[:, 0], points[:, 1]
     for ring in range(len(starts)):
-        _keep(points, starts[ring], ends[ring], move, keep)
+        _keep(rings, starts[ring], ends[ring], move, keep, spans)
     return keep
 
 
-@inner
-def _keep(points: Points, start: int, end: int, move: float, keep: NDArray[np.bool_]) -> None:
-    """Mark what is kept of the ring of points `start` to `end`."""
+@lean
+def _keep(
+    ring: Numbers, start: int, end: int, move: float, keep: NDArray[np.bool_], spans: Whole
+) -> None:
+    """Mark what is kept of the ring of points `start` to `end`, x and y (2, n);
+    `spans` is room for what is still to be looked at, (2, n).
+    """
     first, last = start, end - 1
     far, most = first, -1.0
     for k in range(first + 1, last):
-        x, y = points[k, 0] - points[first, 0], points[k, 1] - points[first, 1]
+        x, y = _apart(ring, first, k)
         apart = x * x + y * y
         if apart > most:
             far, most = k, apart
     keep[first] = keep[far] = keep[last] = True
-    froms, tos = np.empty(64 + end - start, np.int64), np.empty(64 + end - start, np.int64)
-    froms[0], tos[0], froms[1], tos[1] = first, far, far, last
+    spans[0, 0], spans[1, 0], spans[0, 1], spans[1, 1] = first, far, far, last
     depth = 2
     while depth:
         depth -= 1
-        a, b = froms[depth], tos[depth]
-        far = _furthest(points, a, b, move * move)
+        a, b = spans[0, uintp(depth)], spans[1, uintp(depth)]
+        far = _furthest(ring, a, b, move * move)
         if far >= 0:
-            keep[far] = True
-            froms[depth], tos[depth], froms[depth + 1], tos[depth + 1] = a, far, far, b
-            depth += 2
+            keep[uintp(far)] = True
+            here = uintp(depth)
+            spans[1, here] = far
+            depth += far - a > 1
+            here = uintp(depth)
+            spans[0, here], spans[1, here] = far, b
+            depth += b - far > 1
 
 
-@inner
-def _furthest(points: Points, a: int, b: int, most: float) -> int:
+@lean
+def _furthest(ring: Numbers, a: int, b: int, most: float) -> int:
     """The point between a and b that is furthest from the piece of line between these, by a squared
     distance of more than `most`; -1 if none is.
     """
-    far, ax, ay = -1, points[a, 0], points[a, 1]
-    dx, dy = points[b, 0] - ax, points[b, 1] - ay
+    far, (dx, dy) = -1, _apart(ring, a, b)
     long = dx * dx + dy * dy
+    bound = most * long * SURE
     for k in range(a + 1, b):
-        x, y = points[k, 0] - ax, points[k, 1] - ay
-        share = min(1.0, max(0.0, (x * dx + y * dy) / long)) if long > 0 else 0.0
+        x, y = _apart(ring, a, k)
+        ahead, beside = x * dx + y * dy, x * dy - y * dx
+        rough = beside * beside  # a squared distance times `long`
+        if ahead < 0:
+            rough = (x * x + y * y) * long
+        elif ahead > long:
+            rough = ((x - dx) * (x - dx) + (y - dy) * (y - dy)) * long
+        if rough < bound:
+            continue
+        share = min(1.0, max(0.0, ahead / long)) if long > 0 else 0.0
         off_x, off_y = x - share * dx, y - share * dy
         apart = off_x * off_x + off_y * off_y
         if apart > most:
-            far, most = k, apart
+            far, most, bound = k, apart, rough * SURE
     return far
 
 
 # areas of convex hulls
 
 
-@inner
-def _ceil(a: int, b: int) -> int:
-    return -(-a // b)
+@lean
+def _pushed(chains: Whole, which: int, kept: int, at: int, place: int) -> int:
+    """Add a point to a lower convex chain of `kept` points; returns how many it has then."""
+    along, across = 2 * which, 2 * which + 1
+    while kept >= 2:
+        a, b = uintp(kept - 2), uintp(kept - 1)
+        turn = (chains[along, b] - chains[along, a]) * (place - chains[across, a])
+        turn -= (chains[across, b] - chains[across, a]) * (at - chains[along, a])
+        if turn > 0:
+            break
+        kept -= 1
+    chains[along, uintp(kept)], chains[across, uintp(kept)] = at, place
+    return kept + 1
 
 
-@inner
-def _chain(along: NDArray[np.int64], across: NDArray[np.int64], size: int) -> int:
-    """Keep of `size` points, sorted along, the lower convex chain; returns how many are kept."""
-    kept = 0
-    for k in range(size):
-        while kept >= 2:
-            a, b = kept - 2, kept - 1
-            turn = (along[b] - along[a]) * (across[k] - across[a])
-            turn -= (across[b] - across[a]) * (along[k] - along[a])
-            if turn > 0:
-                break
-            kept -= 1
-        along[kept], across[kept] = along[k], across[k]
-        kept += 1
-    return kept
-
-
-@inner
-def _extents(
-    mask: NDArray[np.uint8], sign: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Edge midpoints furthest to the left (sign 1) or to the right (-1, mirrored) in half pixels:
-    where they are along and across the rows, and how many.
+@lean
+def _chain(mask: Bytes, height: int, width: int, chains: Whole, which: int) -> int:
+    """The convex chain of the edge midpoints furthest to the left (0) or to the right (1, mirrored)
+    of a nucleus with nothing around (h + 2, w + 2), in half pixels: where its points are along and
+    across the rows, two lines of `chains`; and how many.
     """
-    height, width = mask.shape
-    most = np.iinfo(np.int64).max
-    furthest = np.full(2 * height + 1, most)  # of half rows -1 .. 2 * height - 1
-    for row in range(height):
-        for step in range(width):
-            column = step if sign > 0 else width - 1 - step
-            if mask[row, column]:
-                place = sign * 2 * column
-                furthest[2 * row + 1] = place - 1
-                furthest[2 * row] = min(furthest[2 * row], place)
-                furthest[2 * row + 2] = min(furthest[2 * row + 2], place)
-                break
-    along, across, size = np.empty(2 * height + 1, np.int64), furthest, 0
-    for half in range(2 * height + 1):
-        if furthest[half] != most:
-            along[size], across[size] = half - 1, furthest[half]
-            size += 1
-    return along, across, size
+    sign, size = 1 - 2 * which, 0
+    before = NOWHERE
+    for row in range(height + 1):
+        at = (row + 1) * (width + 2) + (width + 1) * which
+        step = 1
+        while step <= width and not mask[uintp(at + sign * step)]:
+            step += 1
+        place = NOWHERE if step > width else 2 * (step - 1) - 2 * (width - 1) * which
+        if abs(place - before) > 2:  # else it lies within the chain
+            size = _pushed(chains, which, size, 2 * row - 1, min(before, place))
+        if place != NOWHERE:
+            size = _pushed(chains, which, size, 2 * row, place - 1)
+        before = place
+    return size
 
 
-@inner
-def _bound(
-    along: NDArray[np.int64], across: NDArray[np.int64], kept: int, at: int, k: int
-) -> tuple[int, int]:
+@lean
+def _bound(chains: Whole, which: int, kept: int, at: int, k: int) -> tuple[int, int]:
     """First pixel centre, counted in whole pixels, on or beyond a chain at half row `at`."""
-    while k + 1 < kept - 1 and along[k + 1] < at:
+    along, across = 2 * which, 2 * which + 1
+    while k + 1 < kept - 1 and chains[along, uintp(k + 1)] < at:
         k += 1
-    if kept == 1:
-        return _ceil(across[0], 2), k
-    run = along[k + 1] - along[k]
-    place = across[k] * run + (across[k + 1] - across[k]) * (at - along[k])
-    return _ceil(place, 2 * run), k
+    a, b = uintp(k), uintp(k + 1)
+    run = chains[along, b] - chains[along, a]
+    place = chains[across, a] * run
+    place += (chains[across, b] - chains[across, a]) * (at - chains[along, a])
+    return int(np.ceil(place / (2 * run))), k
 
 
-@inner
-def _hull_area(mask: NDArray[np.uint8]) -> int:
-    """Pixels whose centre lies in the convex hull of the edge midpoints of a nucleus (h, w)."""
-    left_along, left, left_size = _extents(mask, 1)
-    right_along, right, right_size = _extents(mask, -1)
-    left_size = _chain(left_along, left, left_size)
-    right_size = _chain(right_along, right, right_size)
+@lean
+def _hull_area(mask: Bytes, height: int, width: int, chains: Whole) -> int:
+    """Pixels whose centre lies in the convex hull of the edge midpoints of a nucleus, drawn with
+    nothing around (h + 2, w + 2); `chains` is room, (4, 2 h + 1).
+    """
+    left = _chain(mask, height, width, chains, 0)
+    right = _chain(mask, height, width, chains, 1)
     found = a = b = 0
-    if not left_size:
+    if not left:
         return 0
-    for row in range(len(mask)):
-        first, a = _bound(left_along, left, left_size, 2 * row, a)
-        last, b = _bound(right_along, right, right_size, 2 * row, b)
+    for row in range(height):
+        first, a = _bound(chains, 0, left, 2 * row, a)
+        last, b = _bound(chains, 1, right, 2 * row, b)
         found += max(0, -last - first + 1)
     return found
 
@@ -341,5 +385,8 @@ def convex_areas(
     areas = np.zeros(len(names), np.int64)
     for index in range(len(names)):
         y0, x0, y1, x1 = boxes[index]
-        areas[index] = _hull_area((labels[y0:y1, x0:x1] == names[index]).view(np.uint8))
+        mask = np.empty((y1 - y0 + 2) * (x1 - x0 + 2), np.uint8)
+        _drawn(labels, names[index], (y0, x0, y1, x1), mask)
+        chains = np.empty((4, 2 * (y1 - y0) + 1), np.int64)
+        areas[index] = _hull_area(mask, y1 - y0, x1 - x0, chains)
     return areas

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleiflow import sketch
 from nucleiflow.box import Box
 
 FIELD_PX = 512
@@ -72,9 +73,8 @@ class Survey:
             )
             for n, most in zip(mask.shape, (rows, columns), strict=True)
         )
-        hit = np.add.reduceat(np.add.reduceat(mask, top, axis=0, dtype=np.int32), left, axis=1)
         share = np.zeros((rows, columns))
-        share[np.ix_(y, x)] = hit / np.outer(heights, widths)
+        share[np.ix_(y, x)] = sketch.counts(mask, top, left) / np.outer(heights, widths)
         changed: dict[str, Any] = {name: share}
         return replace(self, **changed)
 

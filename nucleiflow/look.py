@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import normalise, pixels, records, regions, stain, tissue
-from nucleiflow.box import Box, grid
+from nucleiflow import normalise, pixels, records, regions, sketch, stain, tissue
+from nucleiflow.box import Box
 from nucleiflow.errors import RunError, SlideError
 from nucleiflow.job import Job, Look
 
@@ -22,7 +22,7 @@ def decide(job: Job, *, kind: str | None, channel: str | None, tissue_only: bool
     level, low = pixels.low_level(job), pixels.low(job)
     lost = [job.grid.core(hole) for hole in sorted(job.holes)] + pixels.unreadable(job)
     chosen = stain.decide(
-        low[_whole(low.shape[:2], lost, 2**level)],
+        low[_whole(low.shape[:2], lost, 2**level)] if lost else low.reshape(-1, low.shape[-1]),
         job.channels,
         rgb=job.rgb,
         stain=kind,
@@ -83,20 +83,28 @@ def _sample(
 
     The blocks are fixed by the slide alone, so no tiling changes them.
     """
-    blocks = list(grid(job.grid.height, job.grid.width, SAMPLE_PX))
-    if lost:
-        blocks = [
-            block for block in blocks if not any(block.intersect(one).area for one in lost)
-        ] or blocks
+    height, width = job.grid.shape
+    wanted = _whole(Box(0, 0, height, width).scale_down(SAMPLE_PX).shape, lost, SAMPLE_PX)
     if mask is not None:
-        blocks = [
-            block for block in blocks if mask[block.scale_down(block_px).slices()].any()
-        ] or blocks
-    chosen = np.unique(np.linspace(0, len(blocks) - 1, min(SAMPLES, len(blocks))).astype(int))
-    parts = [part for index in chosen if (part := _read(job, blocks[index])) is not None]
+        with_tissue = wanted & _reduced(mask, block_px, job.grid.shape)
+        wanted = with_tissue if with_tissue.any() else wanted
+    places = np.argwhere(wanted) * SAMPLE_PX
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(SAMPLES, len(places))).astype(int))
+    blocks = [Box(y, x, y + SAMPLE_PX, x + SAMPLE_PX) for y, x in places[chosen].tolist()]
+    parts = [
+        part for block in blocks if (part := _read(job, block.clip(height, width))) is not None
+    ]
     if not parts:
         raise SlideError(f"{job.slide}: none of its pixels can be read: copy the file again")
     return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
+
+
+def _reduced(mask: NDArray[np.bool_], block_px: int, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which blocks of SAMPLE_PX of a slide (h, w) hold any of a mask, a value every `block_px`."""
+    y, x = (np.arange(0, side, SAMPLE_PX) // block_px for side in shape)
+    if block_px >= SAMPLE_PX:
+        return np.asarray(mask[np.ix_(y, x)])
+    return np.asarray(sketch.counts(mask, y, x) > 0)
 
 
 def _read(job: Job, box: Box) -> NDArray[Any] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow.kernels import compiled, inner
+from nucleiflow.kernels import compiled, inner, lean
 
 MOST_CELLS = 1024  # along a side; then they are larger
 SPARE = 1 + 1e-9  # of a cell's side, for what rounding may move across
@@ -43,7 +43,7 @@ def meet(
     return nearest, near
 
 
-@inner
+@lean
 def _cells(
     points: NDArray[np.float64], own: int, limit: float, radius: float
 ) -> tuple[tuple[float, float], tuple[int, int], float]:
@@ -82,7 +82,7 @@ def _sorted(
     return order, starts, cell
 
 
-@inner
+@lean
 def _around(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
@@ -106,7 +106,7 @@ def _around(
     return least, near - 1
 
 
-@inner
+@lean
 def _beyond(
     x: NDArray[np.float64],
     y: NDArray[np.float64],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleiflow import counts
 from nucleiflow.arrays import plain
 
 # The square root evens out bright and dim nuclei before 8 bits are all that is left.
@@ -51,10 +52,10 @@ def measure(
     The range is shared by the channels, so that the hue of a stain is kept. With `inverts`, stains
     whose nuclei are dark are shown as negatives.
     """
-    seen = sample[:, list(channels)]
-    low_percent, high_percent = PERCENTILES[stain]
-    low = float(np.percentile(seen, low_percent, axis=0).min())
-    high = float(np.percentile(seen, high_percent, axis=0).max())
+    amounts = [counts.of(sample[:, channel]) for channel in channels]
+    values = np.arange(len(amounts[0]), dtype=np.float64)
+    ends = [counts.percentiles(one, values, PERCENTILES[stain]) for one in amounts]
+    low, high = min(one[0] for one in ends), max(one[1] for one in ends)
     high = max(high, low + LEAST_RANGE[sample.dtype.itemsize])
     inverted = inverts and stain != "fluorescence"
     return Normalisation(tuple(channels), low, high, GAMMA[stain], inverted)

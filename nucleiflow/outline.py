@@ -117,9 +117,13 @@ def inserted(
     """Packed outlines with others in some places, which were empty."""
     import shapely
 
-    wkb = unpacked(outlines)
-    wkb[where] = shapely.to_wkb(polygons)
-    return joined(wkb)
+    more, lengths = shapely.to_wkb(polygons), outlines["wkb_length"].copy()
+    lengths[where] = [len(one) for one in more]
+    ends = np.cumsum(outlines["wkb_length"])[where]
+    parts = np.split(outlines["wkb"], ends)
+    new = [np.frombuffer(one, np.uint8) for one in more]
+    pieces = [piece for pair in zip(parts, new, strict=False) for piece in pair]
+    return {"wkb": np.concatenate([*pieces, parts[-1]]), "wkb_length": lengths}
 
 
 def trace_piece(labels: NDArray[Any], name: int, *, origin: tuple[int, int]) -> Sides:
@@ -232,11 +236,11 @@ def unpacked(
     columns: Mapping[str, NDArray[Any]], wanted: NDArray[np.bool_] | slice = slice(None)
 ) -> Polygons:
     """WKB (n,), bytes each, of a record that holds polygons `packed`: all, or those wanted."""
-    blob, lengths = columns["wkb"].data, columns["wkb_length"][wanted]
+    blob, lengths = columns["wkb"].tobytes(), columns["wkb_length"][wanted]
     starts = (np.cumsum(columns["wkb_length"]) - columns["wkb_length"])[wanted]
     found = np.empty(len(starts), object)
     for k, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-        found[k] = bytes(blob[start : start + length])
+        found[k] = blob[start : start + length]
     return found
 
 

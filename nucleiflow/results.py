@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,18 @@ def _nuclei(job: Job) -> int:
 def all_records(
     job: Job, stage: str, tiles: Sequence[int], *, ahead: int = READERS
 ) -> Iterator[tuple[int, Columns]]:
-    """Records of tiles in order, some read ahead; those without anything are left out."""
+    """Records of tiles in order; those without anything are left out. In an object store some are
+    read ahead; on a disk threads only cost.
+    """
+    if isinstance(job.work, Path):
+        found = ((tile, records.get_arrays(job.record(stage, tile))) for tile in tiles)
+        yield from ((tile, one) for tile, one in found if one)
+        return
     with ThreadPoolExecutor(ahead) as threads:
         for start in range(0, len(tiles), ahead):
             some = tiles[start : start + ahead]
-            found = threads.map(lambda tile: records.get_arrays(job.record(stage, tile)), some)
-            yield from ((tile, one) for tile, one in zip(some, found, strict=True) if one)
+            read = threads.map(lambda tile: records.get_arrays(job.record(stage, tile)), some)
+            yield from ((tile, one) for tile, one in zip(some, read, strict=True) if one)
 
 
 @functools.lru_cache(maxsize=4)

@@ -55,9 +55,16 @@ def _reduced(mask: Bools, shape: Shape) -> Bools:
         np.searchsorted(np.arange(n) * size // n, np.arange(size))
         for n, size in zip(mask.shape, shape, strict=True)
     )
-    hit = np.add.reduceat(np.add.reduceat(mask, y, axis=0, dtype=np.int32), x, axis=1)
+    hit = counts(mask, y, x)
     heights, widths = np.diff(y, append=mask.shape[0]), np.diff(x, append=mask.shape[1])
     return np.asarray(hit * 2 >= np.outer(heights, widths))
+
+
+def counts(mask: Bools, y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.int32]:
+    """How much of a mask (h, w) is set in blocks, by the rows and columns where these begin."""
+    ends = [*y[1:].tolist(), len(mask)]
+    rows = [mask[a:b].sum(axis=0, dtype=np.int32) for a, b in zip(y.tolist(), ends, strict=True)]
+    return np.asarray(np.add.reduceat(np.stack(rows), x, axis=1))
 
 
 def _around(mask: Bools, share: float) -> Bools:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nucleiflow import counts
 from nucleiflow.errors import ConfigError
 
 STAINS = ("fluorescence", "brightfield", "h&e")
@@ -40,13 +41,12 @@ def decide(
     Raises ConfigError for an unknown stain or channel.
     """
     check(names, stain=stain, channel=channel)
-    values = sample.astype(np.float64) / np.iinfo(sample.dtype).max
     if channel is not None:
-        return _one_channel(values, _channel_index(names, channel), stain, "--channel chose it")
+        return _one_channel(sample, _channel_index(names, channel), stain, "--channel chose it")
     if rgb:
-        return _colour(values, stain)
-    if values.shape[1] == 1:
-        return _one_channel(values, 0, stain, "the only channel")
+        return _colour(sample, stain)
+    if sample.shape[1] == 1:
+        return _one_channel(sample, 0, stain, "the only channel")
     for index, name in enumerate(names):
         if any(dye in name.lower() for dye in NUCLEAR_DYES):
             return _of_several(index, stain, f"named {name!r}")
@@ -77,23 +77,39 @@ def _of_several(index: int, stain: str | None, why: str) -> Stain:
     return Stain(kind, (index,), f"{kind}: channel {index} ({why})")
 
 
-def _one_channel(values: NDArray[np.float64], index: int, stain: str | None, why: str) -> Stain:
+def _shares(sample: NDArray[Any]) -> NDArray[np.float64]:
+    """Each value that a pixel may have, as a part of full scale."""
+    full = np.iinfo(sample.dtype).max
+    return np.arange(full + 1, dtype=np.float64) / full
+
+
+def _percentiles(pixels: NDArray[Any], *percents: float) -> list[float]:
+    """Percentiles of pixels (n,), as parts of full scale."""
+    return counts.percentiles(counts.of(pixels), _shares(pixels), percents)
+
+
+def _one_channel(sample: NDArray[Any], index: int, stain: str | None, why: str) -> Stain:
     if stain is not None:
         return Stain(stain, (index,), f"{stain}, as told: channel {index} ({why})")
-    if _bright_background(values[:, index]):
+    if _bright_background(sample[:, index]):
         kind, look = "brightfield", "dark on bright"
     else:
         kind, look = "fluorescence", "bright on dark"
     return Stain(kind, (index,), f"{kind}: channel {index} ({why}), {look}")
 
 
-def _colour(values: NDArray[np.float64], stain: str | None) -> Stain:
+def _colour(sample: NDArray[Any], stain: str | None) -> Stain:
     """RGB: stained tissue, a grey picture saved as RGB, or fluorescence shown in colour."""
-    chroma = float((values.max(axis=1) - values.min(axis=1)).mean())
+    red, green, blue = (np.ascontiguousarray(sample[:, k]) for k in range(3))
+    most = np.maximum(np.maximum(red, green), blue)
+    least = np.minimum(np.minimum(red, green), blue)
+    shares = _shares(sample)
+    chroma = float((shares[most] - shares[least]).mean())
     if chroma < 1e-6:
-        return _one_channel(values, 0, stain, "red, green and blue are the same")
-    if stain == "fluorescence" or (stain is None and _dark_background(values)):
-        index = int(np.argmax(np.percentile(values, 99, axis=0) - np.median(values, axis=0)))
+        return _one_channel(sample, 0, stain, "red, green and blue are the same")
+    ranges = np.array([_percentiles(one, 1, 50, 99) for one in (red, green, blue)])
+    if stain == "fluorescence" or (stain is None and _dark_background(most, ranges)):
+        index = int(np.argmax(ranges[:, 2] - ranges[:, 1]))
         why = f"{['red', 'green', 'blue'][index]} holds the signal"
         return Stain("fluorescence", (index,), f"fluorescence: channel {index} ({why})")
     if stain is None:
@@ -101,15 +117,16 @@ def _colour(values: NDArray[np.float64], stain: str | None) -> Stain:
     return Stain(stain, (0, 1, 2), f"{stain}: colour on bright, mean chroma {chroma:.3f}")
 
 
-def _dark_background(values: NDArray[np.float64]) -> bool:
-    """Whether colour (n, 3) is light on black: black outright, or dark and one channel lit."""
-    background = float(np.percentile(values.max(axis=1), 10))
-    low, high = np.percentile(values, (1, 99), axis=0)
-    signal = np.sort(high - low)
+def _dark_background(most: NDArray[Any], ranges: NDArray[np.float64]) -> bool:
+    """Whether colour is light on black: black outright, or dark and one channel lit. `most` (n,) is
+    that of the three channels, `ranges` (3, 3) their 1st, 50th and 99th percentiles.
+    """
+    background = _percentiles(most, 10)[0]
+    signal = np.sort(ranges[:, 2] - ranges[:, 0])
     return background < BLACK or (background < DARK and bool(signal[2] > 2 * signal[1]))
 
 
-def _bright_background(seen: NDArray[np.float64]) -> bool:
+def _bright_background(seen: NDArray[Any]) -> bool:
     """Whether the tail of the histogram points to the dark side (nuclei are the rarer pixels)."""
-    low, middle, high = np.percentile(seen, (1, 50, 99))
+    low, middle, high = _percentiles(seen, 1, 50, 99)
     return bool(high - middle < middle - low) and bool(high - low > FAINT)

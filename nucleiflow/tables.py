@@ -23,6 +23,7 @@ Columns = dict[str, NDArray[Any]]
 GROUP_ROWS = 1 << 16
 CSV_ROWS = 1 << 12
 GEOMETRY = "geometry"
+KINDS = {3: "Polygon", 6: "MultiPolygon"}  # of WKB
 FLAT = {"encoding": "WKB", "crs": None, "edges": "planar"}
 
 
@@ -75,20 +76,23 @@ class _Extent:
         self.kinds: set[str] = set()
 
     def see(self, wkb: Sequence[bytes]) -> None:
-        import shapely
+        from nucleiflow import jsontext
 
-        shapes = shapely.from_wkb(wkb)
-        if len(shapes):
-            x0, y0, x1, y1 = shapely.total_bounds(shapes).tolist()
-            a, b, c, d = self.box or (x0, y0, x1, y1)
-            self.box = [min(a, x0), min(b, y0), max(c, x1), max(d, y1)]
-            self.kinds |= {
-                shapely.GeometryType(kind).name for kind in np.unique(shapely.get_type_id(shapes))
-            }
+        if not len(wkb):
+            return
+        box, kinds = jsontext.extent(
+            np.frombuffer(bytearray().join(wkb), np.uint8),
+            np.cumsum([len(one) for one in wkb], dtype=np.int64),
+        )
+        if not kinds:
+            raise ValueError("an outline that makes no sense")
+        x0, y0, x1, y1 = box.tolist()
+        a, b, c, d = self.box or (x0, y0, x1, y1)
+        self.box = [min(a, x0), min(b, y0), max(c, x1), max(d, y1)]
+        self.kinds |= {name for bit, name in KINDS.items() if kinds >> bit & 1}
 
     def metadata(self) -> dict[str, Any]:
-        names = {"POLYGON": "Polygon", "MULTIPOLYGON": "MultiPolygon"}
-        kinds = sorted(names[kind] for kind in self.kinds)
+        kinds = sorted(self.kinds)
         box = {"bbox": self.box} if self.box else {}
         return {
             "version": "1.1.0",
@@ -187,10 +191,30 @@ def batches(
 ) -> Iterator[Columns]:
     """Columns of some rows at a time; geometries are WKB, bytes each. Raises StoreError."""
     for batch in _batches(file, columns, rows):
-        yield {
-            name: batch.column(k).to_numpy(zero_copy_only=False)
-            for k, name in enumerate(batch.schema.names)
-        }
+        yield {name: _numbers(batch.column(k)) for k, name in enumerate(batch.schema.names)}
+
+
+def _numbers(column: Any) -> NDArray[Any]:
+    """A column as numpy has it; null becomes NaN. `to_numpy` would import pandas."""
+    import pyarrow as pa
+
+    kind, start, size = column.type, column.offset, len(column)
+    there, values = column.buffers()[:2]
+    if column.null_count and not pa.types.is_floating(kind):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    if pa.types.is_binary(kind):
+        found = np.empty(size, object)
+        found[:] = column.to_pylist()
+        return found
+    if pa.types.is_boolean(kind):
+        return _bits(values, start, size)
+    numbers = np.frombuffer(values, kind.to_pandas_dtype(), size, start * kind.bit_width // 8)
+    return np.where(_bits(there, start, size), numbers, np.nan) if column.null_count else numbers
+
+
+def _bits(buffer: Any, start: int, size: int) -> NDArray[np.bool_]:
+    whole = np.unpackbits(np.frombuffer(buffer, np.uint8), bitorder="little")
+    return whole[start : start + size].astype(bool)
 
 
 def _batches(file: IO[bytes], columns: Sequence[str] | None, rows: int) -> Iterator[Any]:

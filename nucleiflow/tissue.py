@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nucleiflow import counts
+
 EVERYTHING_MP = 16  # smaller slides are not worth a mask: everything counts as tissue
 MARGIN_PX = 128  # full-resolution pixels around tissue that count as tissue
 FLAT = 0.06  # noise, as a part of the range, above which a background is not flat enough to trust
@@ -27,26 +29,52 @@ def find(
     """
     tissue = np.zeros(low.shape[:2], bool)
     for channel in range(low.shape[2]):
-        signal = low[..., channel].astype(np.float64)
-        rise = _rise(-signal if bright_background else signal)
+        rise = _rise(low[..., channel], bright_background=bright_background)
         if rise is None:
             return None
         tissue |= rise
     reach = 1 + -(-margin_px // block_px)
-    return np.asarray(ndimage.maximum_filter(tissue, 2 * reach + 1, mode="constant"))
+    return _widened(_widened(tissue, reach).T, reach).T
 
 
-def _rise(signal: NDArray[np.float64]) -> NDArray[np.bool_] | None:
-    """Where a signal stands out of its background (the low side), or None if that is unclear."""
-    low, high = np.percentile(signal, (0.1, 99.9))
+def _widened(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """A mask (h, w) with `reach` more rows on both sides of each that is set."""
+    around = np.pad(mask, ((reach, reach), (0, 0)))
+    done, wanted = 1, 2 * reach + 1  # rows that are united so far, each with those below it
+    while done < wanted:
+        step = min(done, wanted - done)
+        around, done = around[:-step] | around[step:], done + step
+    return around
+
+
+def _rise(pixels: NDArray[Any], *, bright_background: bool) -> NDArray[np.bool_] | None:
+    """Where a signal (h, w), which is negative if the background is bright, stands out of its
+    background (the low side), or None if that is unclear.
+    """
+    amounts = counts.of(pixels)
+    signal = np.arange(len(amounts), dtype=np.float64)
+    if bright_background:
+        signal, amounts = -signal[::-1], amounts[::-1]
+    low, high = counts.percentiles(amounts, signal, (0.1, 99.9))
     if high <= low:
-        return np.zeros(signal.shape, bool)
-    counts, edges = np.histogram(signal, bins=256, range=(low, high))
-    smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), 1.5)
+        return np.zeros(pixels.shape, bool)
+    bars, edges = np.histogram(signal, bins=256, range=(low, high), weights=amounts)
+    smooth = ndimage.gaussian_filter1d(bars.astype(np.float64), 1.5)
     peak = int(np.argmax(smooth[:128]))
     background = (edges[peak] + edges[peak + 1]) / 2
-    below = signal[signal <= background]
-    noise = float(np.sqrt(np.mean((below - background) ** 2))) if below.size else 0.0
+    of = signal[::-1] if bright_background else signal  # of each value of a pixel
+    below = pixels[_where(pixels, of <= background)]
+    noise = float(np.sqrt(np.mean(((of - background) ** 2)[below]))) if below.size else 0.0
     if noise > FLAT * (high - low):
         return None
-    return signal > background + SIGMAS * max(noise, (edges[1] - edges[0]))
+    return _where(pixels, of > background + SIGMAS * max(noise, (edges[1] - edges[0])))
+
+
+def _where(pixels: NDArray[Any], chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which pixels have one of the values chosen: those from one on, or up to one."""
+    values = np.flatnonzero(chosen)
+    if not len(values):
+        return np.zeros(pixels.shape, bool)
+    if values[0] == 0:
+        return np.asarray(pixels <= pixels.dtype.type(values[-1]))
+    return np.asarray(pixels >= pixels.dtype.type(values[0]))

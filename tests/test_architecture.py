@@ -18,7 +18,7 @@ LAYERS = (
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
-    "contours jsontext nearby "
+    "contours jsontext nearby counts "
     "fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr "
     "coded pixelwise runwise lines runs region geojson",
     "objects records speeds forgetful deflate",
