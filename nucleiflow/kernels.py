@@ -93,7 +93,7 @@ def _borders(labels: NDArray[np.int32], ground: NDArray[np.int32]) -> NDArray[np
     return found
 
 
-@inner
+@lean
 def _bend(labels: NDArray[np.int32], borders: NDArray[np.bool_], y: int, x: int) -> int:
     """Which kind of step the outline makes at a border pixel, as scikit-image's perimeter has it:
     the column to count it in, or -1.
@@ -111,7 +111,7 @@ def _bend(labels: NDArray[np.int32], borders: NDArray[np.bool_], y: int, x: int)
     return BENT if code in (13, 23) else -1
 
 
-@inner
+@lean
 def _add_shape(one: NDArray[np.int64], y: int, x: int, length: int) -> None:
     """Add pixels x..x + length of row y."""
     sum_x = (2 * x + length - 1) * length // 2
@@ -128,7 +128,7 @@ def _add_shape(one: NDArray[np.int64], y: int, x: int, length: int) -> None:
     one[X1] = max(one[X1], x + length)
 
 
-@inner
+@lean
 def _add_light(
     one: NDArray[np.int64], pixels: NDArray[Any], channel: int, begin: int, end: int
 ) -> None:
@@ -144,7 +144,7 @@ def _add_light(
     one[LEAST], one[MOST] = min(one[LEAST], least), max(one[MOST], most)
 
 
-@inner
+@lean
 def _add_stains(
     one: NDArray[np.int64],
     pixels: NDArray[Any],

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow.kernels import compiled, inner
+from nucleiflow.kernels import compiled, lean
 
 
 def _shown(
@@ -106,13 +106,13 @@ def blocks(
     return found
 
 
-@inner
+@lean
 def _light(row: NDArray[np.uint8], light: NDArray[np.int16]) -> None:
     for x in range(len(light)):
         light[x] = np.int16(row[3 * x]) + np.int16(row[3 * x + 1]) + np.int16(row[3 * x + 2])
 
 
-@inner
+@lean
 def _add_run(
     light: NDArray[np.int16],
     start: int,

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow.kernels import compiled, inner
+from nucleiflow.kernels import compiled, inner, lean
 
 Runs = NDArray[np.int32]
 WORD = 8  # pixels that are skipped at once
 FREE = np.int32(-(1 << 31))  # foreground that no nucleus has reached
 
 
-@inner
+@lean
 def _append(
     row: NDArray[np.uint8], edges: NDArray[np.uint8], y: int, runs: Runs, amount: int
 ) -> int:
@@ -44,7 +44,7 @@ def _append(
     return amount
 
 
-@inner
+@lean
 def _most(height: int, width: int) -> int:
     """Runs that a tile can have."""
     return height * ((width + 1) // 2)
@@ -106,7 +106,7 @@ def split(
     return ground[:grounds].copy(), values[:filled].copy(), seeds[:seeded].copy()
 
 
-@inner
+@lean
 def _stretches(
     blocks: NDArray[np.bool_], first: int, block_px: int, width: int, found: NDArray[np.int64]
 ) -> int:
@@ -124,7 +124,7 @@ def _stretches(
     return amount
 
 
-@inner
+@lean
 def _threshold(
     both: NDArray[np.uint8],
     thresholds: tuple[int, int],
@@ -141,7 +141,7 @@ def _threshold(
         own[x] = both[2 * x] if both[2 * x] >= nucleus else marks[x]
 
 
-@inner
+@lean
 def _bare(
     light: NDArray[np.uint8],
     glass: tuple[int, int],
@@ -169,7 +169,7 @@ def marked(mask: NDArray[np.uint8]) -> Runs:
     return runs[:amount].copy()
 
 
-@inner
+@lean
 def _root(parent: NDArray[np.int32], one: int) -> int:
     while parent[one] != one:
         parent[one] = parent[parent[one]]
@@ -177,7 +177,7 @@ def _root(parent: NDArray[np.int32], one: int) -> int:
     return one
 
 
-@inner
+@lean
 def _unite(parent: NDArray[np.int32], one: int, other: int) -> None:
     """The smaller number stays the root."""
     one, other = _root(parent, one), _root(parent, other)
@@ -331,11 +331,10 @@ def grown(
         queue = np.empty(most + 1, np.int64)  # one more is written, and not kept
         order, begins = _by_island(ground, seeds, names, height)
         for island in range(len(ground)):
-            stop = 0
-            for k in order[begins[island] : begins[island + 1]]:
-                row = (seeds[k, 0] + 1) * width + 1
-                stop = _front(labels, width, row + seeds[k, 1], row + seeds[k, 2], queue, stop)
-            _flood(labels, width, queue, stop, grow_px)
+            if begins[island] < begins[island + 1]:
+                some = begins[island], begins[island + 1]
+                stop = _front(labels, width, seeds, order, some, queue)
+                _flood(labels, width, queue, stop, grow_px)
     for k in range(len(ground)):
         row = (ground[k, 0] + 1) * width + 1
         for x in range(row + ground[k, 1], row + ground[k, 2]):
@@ -343,24 +342,28 @@ def grown(
     return labels.reshape(height + 2, width)
 
 
-@inner
+@lean
 def _front(
     labels: NDArray[np.int32],
     width: int,
-    begin: int,
-    end: int,
+    seeds: Runs,
+    order: NDArray[np.int64],
+    some: tuple[int, int],
     queue: NDArray[np.int64],
-    amount: int,
 ) -> int:
-    """Pixels of a seed beside free ones, into the queue; how many it holds then."""
-    for at in range(begin, end):
-        beside = min(labels[at - width], labels[at + width])
-        queue[amount] = at
-        amount += min(beside, labels[at - 1], labels[at + 1]) == FREE
+    """Pixels beside free ones, of `some` of the seeds in this order, into the queue; how many."""
+    amount = 0
+    for at in range(some[0], some[1]):
+        k = order[at]
+        row = (seeds[k, 0] + 1) * width + 1
+        for x in range(row + seeds[k, 1], row + seeds[k, 2]):
+            beside = min(labels[x - width], labels[x + width])
+            queue[amount] = x
+            amount += min(beside, labels[x - 1], labels[x + 1]) == FREE
     return amount
 
 
-@inner
+@lean
 def _flood(
     labels: NDArray[np.int32], width: int, queue: NDArray[np.int64], stop: int, grow_px: int
 ) -> None:
@@ -427,7 +430,7 @@ def named(
             labels[y, x] = names[k]
 
 
-@inner
+@lean
 def _mix(value: np.uint64) -> np.uint64:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
