@@ -265,6 +265,7 @@ def _prepare_worker(models: Sequence[tuple[str, str]], device: str, threads: int
     unet.use(device, threads)
     for path, sha256 in models:
         unet.predictor(path, sha256)
+    heap.settle()
 
 
 @contextlib.contextmanager

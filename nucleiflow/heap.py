@@ -1,9 +1,10 @@
-"""The memory of large arrays, kept by the process for the next ones: fresh pages cost time."""
+"""The memory of a worker: what is kept for the next tile, and what is not looked at again."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 LARGEST_KEPT, MOST_KEPT = 1 << 25, 1 << 30  # bytes: the most that glibc takes, and what may be free
@@ -19,3 +20,11 @@ def keep() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
         return bool(mallopt(MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(TRIM_THRESHOLD, MOST_KEPT))
     return False
+
+
+def settle() -> None:
+    """What a worker has loaded stays until its end: the garbage collector need not walk through a
+    million objects of libraries again and again.
+    """
+    gc.collect()
+    gc.freeze()

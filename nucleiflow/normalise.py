@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,7 @@ def measure(
     return Normalisation(tuple(channels), low, high, GAMMA[stain], inverted)
 
 
+@functools.lru_cache(maxsize=8)
 def table(norm: Normalisation, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
     """The look-up table (256 or 65,536) uint8 of a normalisation."""
     counts = np.arange(np.iinfo(dtype).max + 1, dtype=np.float64)

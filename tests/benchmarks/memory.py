@@ -34,7 +34,7 @@ def write_slide(path: Path, size_px: int, tissue_share: float) -> None:
         for y in range(0, size_px, BLOCK_PX):
             for x in range(0, size_px, BLOCK_PX):
                 if y in tissue and x in tissue:
-                    top, left = y % FIELD_PX, x % FIELD_PX
+                    top, left = ((at + FIELD_PX // 2) % FIELD_PX for at in (y, x))  # cut in tiles
                     yield field[top : top + BLOCK_PX, left : left + BLOCK_PX]
                 else:
                     yield glass + noise

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import memory
 import numpy as np
 import standin
 
-SIDE_PX = 16_384  # 268 MP
+RATIO_PX, STAGES_PX = 16_384, 32_768
 FEED_PX, FEED_SLIDES = 6144, 6
 SMALL_PX, LARGE_PX = 6144, 32_768
 
@@ -78,7 +79,7 @@ def spread(values):
 
 
 def ratio(given):
-    slide, out = dense(given.folder, SIDE_PX), given.folder / "out-ratio"
+    slide, out = dense(given.folder, RATIO_PX), given.folder / "out-ratio"
     nucleiflow([slide], out, "--workers", 1)  # compiles loops, if they are not yet
     runs, whole, bare = [], [], []
     for _ in range(given.rounds):
@@ -88,7 +89,7 @@ def ratio(given):
         bare.append(child("bare", slide, out / slide.stem / "run.json")["seconds"])
     pairs = list(zip(runs, whole, bare, strict=True))
     return {
-        "megapixels": SIDE_PX**2 / 1e6,
+        "megapixels": RATIO_PX**2 / 1e6,
         "nuclei": batch["slides"][0]["nuclei"],
         "bare_seconds": spread(bare),
         "slide_over_bare": spread([batch_s / net for batch_s, _, net in pairs]),
@@ -129,16 +130,16 @@ def bare_network(slide, run_json):
 
 
 def stages(given):
-    slide, maps = dense(given.folder, SIDE_PX), given.folder / "maps"
+    slide, maps = dense(given.folder, STAGES_PX), given.folder / "maps"
     environment = standin.environment(maps, 0)
     child("serial", slide, given.folder / "out-stages", env=environment)  # keeps the maps
     environment = standin.environment(maps, 1e6)
-    runs = [
-        child("serial", slide, given.folder / "out-stages", env=environment)
-        for _ in range(given.rounds)
-    ]
+    outs = [given.folder / f"out-stages-{number}" for number in range(given.rounds)]
+    for out in outs:  # all at first: a disk that has just deleted much is busy
+        shutil.rmtree(out, ignore_errors=True)
+    runs = [child("serial", slide, out, env=environment) for out in outs]
     decoded = [child("decode", slide)["seconds"] for _ in range(given.rounds)]
-    megapixels, nuclei = SIDE_PX**2 / 1e6, runs[0]["nuclei"]
+    megapixels, nuclei = STAGES_PX**2 / 1e6, runs[0]["nuclei"]
     total = [sum(one["cpu"].values()) for one in runs]
     decoding = statistics.median(decoded)
     return {
@@ -158,7 +159,7 @@ def stages(given):
 
 def serial(slide, out):
     """A run in this process, whose tasks are timed: CPU seconds of all threads, by task."""
-    from nucleiflow import batch, config, pool
+    from nucleiflow import batch, config, heap, pool
     from nucleiflow.progress import Quiet
 
     cpu, perform = {}, pool.perform
@@ -172,6 +173,7 @@ def serial(slide, out):
             cpu[name] = cpu.get(name, 0.0) + time.process_time() - began
 
     pool.perform = timed
+    heap.settle()  # as workers do
     wanted = batch.slides([str(slide)], config.RunConfig(restart=True))
     done = batch.run(wanted, Path(out), cluster=batch.local(0), progress=Quiet())
     print(json.dumps({"cpu": cpu, "nuclei": done.slides[0]["nuclei"]}))
@@ -199,7 +201,7 @@ def feed(given):
         slides.append(given.folder / f"feed-{number}.tif")
         slides[-1].unlink(missing_ok=True)
         os.link(slide, slides[-1])
-    child("serial", slide, given.folder / "out-stages", env=standin.environment(maps, 0))
+    child("serial", slide, given.folder / "out-feed", env=standin.environment(maps, 0))
     found = []
     for rate in given.rates:
         env = standin.environment(maps, rate)
