@@ -20,6 +20,7 @@ from nucleiflow import (
     deflate,
     digest,
     focus,
+    labelled,
     measure,
     neighbours,
     outline,
@@ -209,7 +210,7 @@ def _outlined(
         window = Box(*boxes[small, :2].min(axis=0).tolist(), *boxes[small, 2:].max(axis=0).tolist())
         corner = window.y0, window.x0
         packed, hulls = outline.outlined(
-            store.read(job.labels / "0", window),
+            labelled.drawn(job, window),
             labels[small],
             boxes[small] - np.tile(corner, 2),
             origin=corner,
