@@ -33,6 +33,7 @@ Picture = NDArray[np.uint8]
 
 THUMBNAIL = "thumbnail.jpg"
 MAP_PX, THUMBNAIL_PX = 640, 96  # longest sides
+ROWS_PX = 4 * deepzoom.TILE_PX  # that are read at once: outlines need a chunk more above and below
 ZOOM_QUALITY, FIELD_QUALITY = 65, 80  # of JPEG
 GLOW = 0.7  # of white, for the brightest of a single channel: outlines are bright, too
 SEAM, FILLED = 8, 9  # their indices among the colours of outlines
@@ -118,7 +119,7 @@ class Pictures:
         glows = job.look is not None and job.look.stain == "fluorescence"
         most = GLOW if glows and len(self._channels) == 1 else 1.0
         self._shown = overlay.shades(np.dtype(job.dtype), self._low, self._high, most)
-        self._rows: dict[str, tuple[int, int, Picture]] = {}  # of tiles, the last of each layer
+        self._rows: dict[str, tuple[int, int, Picture]] = {}  # the last of each layer
 
     def image(self, level: int, box: Box) -> Picture:
         """Pixels (h, w, 3), or (h, w) of a single channel."""
@@ -149,13 +150,15 @@ class Pictures:
         return labels[inside], _coloured(labels)[inside]
 
     def _tile(self, layer: str, level: int, box: Box) -> Picture:
-        """A tile of a layer; the whole row of tiles is read at once."""
-        row = Box(box.y0, 0, box.y1, self._job.levels[level][1])
+        """A tile of a layer; whole rows of tiles are read at once, and some of them."""
+        height, width = self._job.levels[level]
+        top = box.y0 - box.y0 % ROWS_PX
+        rows = Box(top, 0, min(top + ROWS_PX, height), width)
         known = self._rows.get(layer)
-        if known is None or known[:2] != (level, box.y0):
-            made = (self.image if layer == "image" else self.outlines)(level, row)
-            known = self._rows[layer] = level, box.y0, made
-        return np.ascontiguousarray(known[2][:, box.x0 : box.x1])
+        if known is None or known[:2] != (level, top):
+            made = (self.image if layer == "image" else self.outlines)(level, rows)
+            known = self._rows[layer] = level, top, made
+        return np.ascontiguousarray(known[2][box.slices(origin=rows)])
 
     def image_tile(self, level: int, box: Box) -> str:
         packed = picture.jpeg(self._tile("image", level, box), quality=ZOOM_QUALITY)
