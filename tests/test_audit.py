@@ -237,3 +237,46 @@ def test_seams_without_any_nucleus_have_a_verdict(squares, suspicious):
     assert verdict["tests"]["cut"]["at_seams"] is None
     assert verdict["suspicious"] == suspicious
     assert ("do not look" if suspicious else "nothing to compare") in verdict["text"]
+
+
+def at_line(strip, line, stop):
+    """What nuclei do at one line across a strip (n, length), by sets: as `audit.KIND` says."""
+    before, after = strip[line - 1], strip[line]
+    on, beyond = set(before) - {0}, set(after) - {0}
+    ending = on ^ beyond
+    pairs = zip(before.tolist(), after.tolist(), strict=True)
+    facing = {one for one, other in pairs if one in ending and other in ending}
+    sizes = []
+    if line + audit.DEPTH_PX <= stop:
+        rows = strip[line : line + audit.DEPTH_PX : audit.EVERY_PX]
+        sizes = [int((rows == one).sum()) for one in on & beyond]
+    squares = sum(one**2 for one in sizes)
+    return [
+        len(on | beyond), len(ending), len(on), len(facing), len(sizes), sum(sizes), squares
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("tile_px", [96, 256])
+def test_counts_are_those_of_each_line_by_itself(seed, tile_px):
+    labels = field(seed, size=400).astype(np.int32)
+    if seed % 2:  # nuclei end at the first seam, face to face
+        below = labels[tile_px:]
+        below[below > 0] += labels.max()
+    grid = Grid(*labels.shape, tile_px, REACH)
+    for index in range(len(grid)):
+        core = grid.core(index)
+        found = audit.counts(labels, core.slices(), core, grid)
+        seams, inside = np.zeros((2, len(audit.KIND)), np.int64)
+        for side, start, stop, along in (
+            (labels, core.y0, core.y1, slice(core.x0, core.x1)),
+            (labels.T, core.x0, core.x1, slice(core.y0, core.y1)),
+        ):
+            if start:
+                seams += at_line(side[:, along], start, stop)
+            apart = audit._steps(audit.APART_PX, grid)
+            for line in range(start + apart, stop, apart):
+                inside += at_line(side[:, along], line, stop)
+        kinds = found[: 2 * len(audit.KIND) + len(audit.PAIRS)]
+        np.testing.assert_array_equal(kinds[: len(audit.KIND)], seams)
+        np.testing.assert_array_equal(kinds[len(audit.KIND) : 2 * len(audit.KIND)], inside)

@@ -14,9 +14,9 @@ SOME = NUMBERS.flatmap(lambda dtype: arrays.arrays(dtype, arrays.array_shapes(mi
 MADE = {"first": np.arange(7), "name": np.array(["ab", "c"]), "none": np.zeros((0, 3))}
 
 
-@given(st.dictionaries(st.text(max_size=5), SOME, max_size=4))
-def test_arrays_come_back_as_they_were(given):
-    found = records.unpack(records.pack(given))
+@given(st.dictionaries(st.text(max_size=5), SOME, max_size=4), st.booleans())
+def test_arrays_come_back_as_they_were(given, plain):
+    found = records.unpack(records.pack(given, plain=plain))
     assert found.keys() == given.keys()
     for name, array in given.items():
         assert found[name].dtype == array.dtype
@@ -25,8 +25,9 @@ def test_arrays_come_back_as_they_were(given):
         assert found[name].flags.writeable
 
 
-def test_damage_anywhere_is_told_in_one_line(tmp_path):
-    whole, place = records.pack(MADE), tmp_path / "3.rec"
+@pytest.mark.parametrize("plain", [False, True])
+def test_damage_anywhere_is_told_in_one_line(tmp_path, plain):
+    whole, place = records.pack(MADE, plain=plain), tmp_path / "3.rec"
     for at in range(len(whole)):
         for damaged in (whole[:at], whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :]):
             place.write_bytes(damaged)
@@ -35,9 +36,17 @@ def test_damage_anywhere_is_told_in_one_line(tmp_path):
             assert "\n" not in str(caught.value)
 
 
+def test_noise_is_not_packed_where_it_would_cost_more_than_it_saves():
+    noise = {"noise": np.random.default_rng(0).integers(0, 256, 1 << 16).astype(np.uint8)}
+    flat = {"flat": np.zeros(1 << 16, np.uint8)}
+    assert len(records.pack(flat)) < 500 < 1 << 16 < len(records.pack(flat, plain=True))
+    assert len(records.pack(noise, plain=True)) < (1 << 16) + 100
+
+
 def test_a_record_that_claims_much_takes_no_memory(tmp_path):
     header = b'[["a", "<f8", [1000000000, 1000000000]]]'
     place = tmp_path / "3.rec"
-    place.write_bytes(records.MAGIC + bytes(4) + len(header).to_bytes(4, "little") + header)
-    with pytest.raises(StoreError, match="are the most"):
-        records.get_arrays(place)
+    for magic in (records.MAGIC, records.PLAIN):
+        place.write_bytes(magic + bytes(4) + len(header).to_bytes(4, "little") + header)
+        with pytest.raises(StoreError, match="are the most"):
+            records.get_arrays(place)
