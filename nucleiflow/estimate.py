@@ -45,7 +45,7 @@ def estimate(
     windows = [grid.tile(index).window.area for index in _kinds(grid)]
     network = sum(area * count for area, count in zip(windows, _counts(grid), strict=True)) / 1e6
     seconds = network / network_mp_per_s * OTHER_WORK if network_mp_per_s else None
-    image = pixels * channels * np.dtype(dtype).itemsize
+    image = float(pixels * channels * np.dtype(dtype).itemsize)
     image *= NUCLEI_SHARE + (COMPRESSED * 4 / 3 if copied else 0)
     report = min(REPORT_BYTES + pixels * REPORT_BYTES_PER_PX, MOST_REPORT_BYTES)
     return Estimate(

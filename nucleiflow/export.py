@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from nucleiflow import deflate, measure, neighbours, outline, qupath, records, results, tables
+from nucleiflow import (
+    deflate,
+    measure,
+    neighbours,
+    outline,
+    qupath,
+    records,
+    report,
+    results,
+    tables,
+)
 from nucleiflow.config import Exports
 from nucleiflow.job import Job
 from nucleiflow.place import Place
@@ -31,17 +41,35 @@ ROWS = 8192  # that are made into files at a time
 BAND = 1 << 16  # nuclei of a row of tiles that are in memory at a time
 
 
-def export(job: Job, wanted: Exports, _index: int) -> None:
-    """Stage `export`: the records of all tiles -> the files that people use."""
-    summary = _Summary("area_um2" if job.resolution.pixel_um else "area")
-    with records.writer(job.table) as file:
-        tables.write(file, map(summary.see, _rows(job)), _schema(job), _about(job))
-    records.put_json(job.work / "summary.json", summary.as_json())
-    if wanted.geojson:
+def first(wanted: Exports) -> list[int]:
+    """What `export` makes, in any order: 0 is the table, 1 the outlines for QuPath."""
+    return [0, 1] if wanted.geojson else [0]
+
+
+def export(job: Job, index: int) -> None:
+    """Stage `export`: the records of all tiles -> one of the files that people use."""
+    if index == 0:
+        seen = _Summary("area_um2" if job.resolution.pixel_um else "area")
+        with records.writer(job.table) as file:
+            tables.write(file, map(seen.see, _rows(job)), _schema(job), _about(job))
+        records.put_json(job.work / "summary.json", seen.as_json())
+    else:
         _join(job, job.folder / GEOJSON)
-    if wanted.csv:
+    records.put_arrays(job.record("export", index), {})
+
+
+def last(wanted: Exports) -> list[int]:
+    """What `finish` makes, in any order: 0 is the report, 1 the table as text."""
+    return [0] * wanted.report + [1] * wanted.csv
+
+
+def finish(job: Job, word: Mapping[str, Any], index: int) -> None:
+    """Stage `report`: the table -> what is made of it. `word` is the coming content of run.json."""
+    if index == 0:
+        report.write(job, word)
+    else:
         csv(job.folder)
-    records.put_arrays(job.record("export", 0), {})
+        records.put_arrays(job.record("report", index), {})
 
 
 class _Summary:

@@ -193,9 +193,10 @@ def flow(wanted: Wanted, out: Place, model: Model, begun: Begun) -> Flow:
     yield from _timed([_solo(job, "tally", partial(results.tally, job))], seconds)
     yield from _timed(_tables(job, config.exports), seconds)
     word = _word(job, config, mark, len(tissue_tiles), seconds)
-    if config.exports.report:
-        yield _solo(job, "report", partial(report.write, job, word))
-        word["exports"] = export.sizes(job.folder)
+    last = export.last(config.exports)
+    finishing = _stage(job, "report", partial(export.finish, job, word), last, "report")
+    yield replace(finishing, tile_megapixels=0.0)
+    word["exports"] = export.sizes(job.folder)
     _publish_labels(job)
     records.put_json(job.run_json, word)
     store.remove(job.work)
@@ -238,7 +239,8 @@ def _tables(job: Job, wanted: Exports) -> Iterable[Stage]:
     yield _stage(job, "measure", measuring, owners, "measure")
     meeting = partial(results.met, job, results.strays(job), geojson=wanted.geojson)
     yield _stage(job, "neighbours", meeting, owners, "neighbours")
-    yield _solo(job, "export", partial(export.export, job, wanted))
+    making = _stage(job, "export", partial(export.export, job), export.first(wanted), "export")
+    yield replace(making, tile_megapixels=0.0)
 
 
 def _timed(stages: Iterable[Stage], seconds: dict[str, float]) -> Generator[Stage, None, None]:

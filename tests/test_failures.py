@@ -86,7 +86,7 @@ def test_a_worker_killed_at_any_stage_changes_nothing(stage, undisturbed, small_
 
 
 @pytest.mark.parametrize(
-    "task", ["look", "merge", "results.tally", "results.measured", "export.export", "report.write"]
+    "task", ["look", "merge", "results.tally", "results.measured", "export.export", "export.finish"]
 )
 def test_a_worker_killed_in_a_step_of_the_whole_slide(task, undisturbed, small_slide, tmp_path):
     harm = sabotage.environment(tmp_path / "harm", task, 0, "kill", times=1)

@@ -44,8 +44,8 @@ STAGES = {  # tasks as a reader knows them
     "results.tally": "tally",
     "results.measured": "measure, outline",
     "results.met": "neighbours, GeoJSON",
-    "export.export": "tables",
-    "report.write": "report",
+    "export.export": "tables, GeoJSON",
+    "export.finish": "report",
 }
 
 

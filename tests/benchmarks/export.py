@@ -19,7 +19,6 @@ from nucleiflow import (
     maps,
     model,
     records,
-    report,
     results,
     seeds,
     store,
@@ -67,9 +66,9 @@ def run(folder, count):
     timed("measure", lambda: [results.measured(job, {}, index) for index in every])
     meet = results.met
     timed("neighbours", lambda: [meet(job, frozenset(), index, geojson=True) for index in every])
-    timed("export", lambda: export.export(job, config.Exports(csv=True), 0))
+    timed("export", lambda: [export.export(job, index) for index in (0, 1)])
     word = flow._word(job, config.RunConfig(), {"model": job.model.sha256}, len(every), {"all": 1})
-    timed("report", lambda: report.write(job, word))
+    timed("report", lambda: [export.finish(job, word, index) for index in (0, 1)])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     files = " ".join(f"{name} {size / 1e6:.0f}" for name, size in export.sizes(job.folder).items())
     print(
