@@ -429,7 +429,7 @@ def test_debug_shows_where(monkeypatch, small_slide, tmp_path):
 def test_a_fault_in_a_tile_names_the_tile(monkeypatch, small_slide, tmp_path):
     from nucleiflow import tasks
 
-    monkeypatch.setattr(tasks, "grow", boom)
+    monkeypatch.setattr(tasks.grow, "grown", boom)
     options = ("--tile-px", 128, "--pause-seconds", 0, *QUIET)
     strict = ("--on-bad-tile", "fail-slide")
     line = one_line(
