@@ -53,13 +53,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="scratch: 20 GB")
     parser.add_argument("--only", nargs="*", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--parts", nargs="*", help="of pipeline.py: the others stay as they were")
     parser.add_argument("--quick", action="store_true", help="one round, and small sizes")
     parser.add_argument("--write", action="store_true", help="the README again, from results.json")
     given = parser.parse_args()
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in () if given.write else given.only:
-        more = QUICK.get(name, []) if given.quick else []
-        found[name] = {**machine(), "quick": given.quick, **run(name, given.folder, more)}
+        more, kept = QUICK.get(name, []) if given.quick else [], {}
+        if given.parts and name == "pipeline":
+            more, kept = [*more, "--only", *given.parts], found.get(name, {})
+        found[name] = {**kept, **machine(), "quick": given.quick, **run(name, given.folder, more)}
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
     write(README, table(found))
     if {"pipeline", "merge"} <= set(found):
@@ -178,7 +181,7 @@ def pipeline(found):
             lines.append(f"| peak memory of the {kind} at {sizes} MP | {told} MB |")
         small, large = cost.values()
         lines.append(
-            f"| processor per MP, {(int(max(cost, key=int)) ** 2) / 1e6:,.0f} MP over "
+            f"| processor per MP, start of the processes included, {(int(max(cost, key=int)) ** 2) / 1e6:,.0f} MP over "
             f"{(int(min(cost, key=int)) ** 2) / 1e6:,.0f} MP | {large / small:.2f} x |"
         )
     if "stages" in found:

@@ -20,7 +20,7 @@ import numpy as np
 import standin
 
 RATIO_PX, STAGES_PX = 16_384, 32_768
-FEED_PX, FEED_SLIDES = 6144, 6
+FEED_PX, FEED_SLIDES = 16_384, 4
 SMALL_PX, LARGE_PX = 6144, 32_768
 
 
@@ -81,7 +81,8 @@ def spread(values):
 
 def ratio(given):
     slide, out = dense(given.folder, RATIO_PX), given.folder / "out-ratio"
-    nucleiflow([slide], out, "--workers", 1)  # compiles loops, if they are not yet
+    if not (out / slide.stem / "run.json").exists():
+        nucleiflow([slide], out, "--workers", 1)  # compiles loops, if they are not yet
     runs, whole = [], []
     bare = [bare_seconds(slide, out)]
     for _ in range(given.rounds):
@@ -210,6 +211,7 @@ def feed(given):
         slides[-1].unlink(missing_ok=True)
         os.link(slide, slides[-1])
     child("serial", slide, given.folder / "out-feed", env=standin.environment(maps, 0))
+    shutil.rmtree(given.folder / "out-feed")
     found = []
     for rate in given.rates:
         env = standin.environment(maps, rate)
