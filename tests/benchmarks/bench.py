@@ -180,9 +180,10 @@ def pipeline(found):
             sizes = ", ".join(f"{one['megapixels']:,.0f}" for one in peaks)
             lines.append(f"| peak memory of the {kind} at {sizes} MP | {told} MB |")
         small, large = cost.values()
+        few, many = ((int(side) ** 2) / 1e6 for side in (min(cost, key=int), max(cost, key=int)))
         lines.append(
-            f"| processor per MP, start of the processes included, {(int(max(cost, key=int)) ** 2) / 1e6:,.0f} MP over "
-            f"{(int(min(cost, key=int)) ** 2) / 1e6:,.0f} MP | {large / small:.2f} x |"
+            f"| processor per MP, start of the processes included, {many:,.0f} MP over {few:,.0f} MP "
+            f"| {large / small:.2f} x |"
         )
     if "stages" in found:
         lines += ["", "| processor, ms per MP, beside the network | |", "|---|---|"]
