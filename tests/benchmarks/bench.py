@@ -182,7 +182,7 @@ def pipeline(found):
         small, large = cost.values()
         few, many = ((int(side) ** 2) / 1e6 for side in (min(cost, key=int), max(cost, key=int)))
         lines.append(
-            f"| processor per MP, start of the processes included, {many:,.0f} MP over {few:,.0f} MP "
+            f"| processor per MP with the start of processes, {many:,.0f} MP over {few:,.0f} MP "
             f"| {large / small:.2f} x |"
         )
     if "stages" in found:
