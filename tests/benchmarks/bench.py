@@ -171,7 +171,8 @@ def pipeline(found):
     for one in found.get("feed", []):
         lines.append(
             f"| a network of {one['network_megapixels_per_second']:.0f} MP/s is busy "
-            f"| {one['busy']:.0%} |"
+            f"| {one['busy']:.0%}; {one['slides_megapixels_per_second']:.1f} MP/s of slides from "
+            f"start to end |"
         )
     if "scale" in found:
         peaks, cost = found["scale"]["peaks"], found["scale"]["cpu_ms_per_megapixel"]
