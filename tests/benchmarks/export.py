@@ -17,6 +17,7 @@ from nucleiflow import (
     export,
     flow,
     maps,
+    measure,
     model,
     records,
     results,
@@ -109,7 +110,8 @@ def made(folder, side):
             bare=None,
             tissue=None,
         )
-        maps.put(job, index, foreground, found, tasks._rim_px(job))
+        kept = measure.gathered(image[None].astype(np.uint16), foreground.runs, (0, 0))
+        maps.put(job, index, foreground, found, tasks._rim_px(job), pixels=kept)
         facts = seeds.record(found, core, side)
         records.put_arrays(job.record("segment", index), facts.arrays())
     shrunk(job, tasks.shrink_image)
