@@ -111,7 +111,9 @@ def table(found):
     one = next(iter(known.values()))
     where = f"{one['cores']} cores ({one['processor']}), {one['memory_gb']} GB"
     quick = (
-        ", parts of it in one round (`bench.py --quick`)" if any(part["quick"] for part in known.values()) else ""
+        ", parts of it in one round (`bench.py --quick`)"
+        if any(part["quick"] for part in known.values())
+        else ""
     )
     head = f"Measured {' and '.join(dates)} on {where}{quick}; medians (least to most)."
     return ["", head, "", *parts, *gpu(json.loads(GPU.read_text())), ""]
