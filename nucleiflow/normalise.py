@@ -62,13 +62,19 @@ def measure(
     return Normalisation(tuple(channels), low, high, GAMMA[stain], inverted)
 
 
-@functools.lru_cache(maxsize=8)
 def table(norm: Normalisation, dtype: np.dtype[Any]) -> NDArray[np.uint8]:
     """The look-up table (256 or 65,536) uint8 of a normalisation."""
+    return _table(norm.low, norm.high, norm.gamma, bool(norm.inverted), dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _table(
+    low: float, high: float, gamma: float, inverted: bool, dtype: np.dtype[Any]
+) -> NDArray[np.uint8]:
     counts = np.arange(np.iinfo(dtype).max + 1, dtype=np.float64)
-    unit = np.clip((counts - norm.low) / (norm.high - norm.low), 0.0, 1.0)
-    stretched = np.floor(255.0 * unit**norm.gamma + 0.5).astype(np.uint8)
-    return 255 - stretched if norm.inverted else stretched
+    unit = np.clip((counts - low) / (high - low), 0.0, 1.0)
+    stretched = np.floor(255.0 * unit**gamma + 0.5).astype(np.uint8)
+    return 255 - stretched if inverted else stretched
 
 
 def apply(pixels: NDArray[Any], norm: Normalisation) -> NDArray[np.uint8]:
