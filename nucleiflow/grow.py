@@ -36,10 +36,10 @@ def grown(
     `shape` px, and the name of each run of seeds, 0 for none -> labels with a margin of 1 px of
     zeros. The runs of a row come from left to right.
     """
-    from nucleiflow import runwise
+    from nucleiflow import islands
 
     return np.asarray(
-        runwise.grown(
+        islands.grown(
             (shape[0], shape[1]),
             plain(ground, np.int32),
             plain(seeds, np.int32),

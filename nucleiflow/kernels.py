@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 inner = numba.njit(nogil=True)  # called by other loops only: kept as a part of them
 # The same of a loop that makes and returns no arrays: who holds those that it is given is not
-# counted at each call, which takes longer than what a small one does.
+# counted at each call, which takes longer than what a small one does. Never return an array.
 lean = numba.njit(nogil=True, _nrt=False)
 
 

@@ -99,7 +99,7 @@ def split(  # noqa: PLR0913
     with before that. Nor is it outside of `tissue`: blocks, and their side in px; the part begins
     at `origin` of the slide, from which blocks are counted.
     """
-    from nucleiflow import runwise
+    from nucleiflow import islands, runwise
 
     rows, columns = inner or (slice(0, maps.shape[0]), slice(0, maps.shape[1]))
     shape = rows.stop - rows.start, columns.stop - columns.start
@@ -114,7 +114,7 @@ def split(  # noqa: PLR0913
         plain(blocks, np.bool_),
         (*origin, block_px),
     )
-    return Foreground(shape, ground, values), Seeds(shape, runs, *runwise.connected(runs))
+    return Foreground(shape, ground, values), Seeds(shape, runs, *islands.connected(runs))
 
 
 def record(seeds: Seeds, core: Box, slide_width: int) -> Record:

@@ -20,7 +20,7 @@ LAYERS = (
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
     "contours jsontext nearby counts "
     "fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr "
-    "coded pixelwise runwise lines runs region geojson",
+    "coded pixelwise runwise islands lines runs region geojson",
     "objects records speeds forgetful deflate",
     "dicom formats companions chunks memory tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
@@ -63,6 +63,7 @@ COMPILED = {
     "kernels",
     "pixelwise",
     "runwise",
+    "islands",
     "lines",
     "tracing",
     "contours",

@@ -484,6 +484,15 @@ def test_a_gpu_has_a_thread_for_each_of_its_cores(cores, threads, monkeypatch):
     assert cluster.shape(job.model_copy(update={"threads": 3})).threads == 3
 
 
+def test_the_collector_leaves_alone_what_a_worker_has_loaded():
+    script = (
+        "import gc, numpy; from nucleiflow import heap; before = len(gc.get_objects())\n"
+        "heap.settle(); print(before > 10_000 > 1_000 > len(gc.get_objects()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"True\n"
+
+
 def test_memory_of_large_arrays_is_kept():
     """Fresh pages are counted by the kernel: with `heap.keep` there are few of them."""
     script = (
