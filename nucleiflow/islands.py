@@ -1,12 +1,13 @@
 """What hangs together in runs of pixels, compiled: seeds, and islands of foreground that they fill.
 
 Runs are those of `runwise.py`: (n, 3) int32 of row, first column, the column after the last. Import
-it inside functions: numba takes a moment.
+it inside functions: numba takes a moment. Places in labels are unsigned: signed ones are checked.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numpy import uintp
 from numpy.typing import NDArray
 
 from nucleiflow.kernels import compiled, inner, lean
@@ -141,15 +142,13 @@ def grown(
     labels = np.zeros((height + 2) * width, np.int32)
     most = 0
     for k in range(len(ground)):
-        row = (ground[k, 0] + 1) * width + 1
-        labels[row + ground[k, 1] : row + ground[k, 2]] = FREE
+        _paint(labels, width, ground[k], FREE)
         most += ground[k, 2] - ground[k, 1]
     for k in range(len(seeds)):
         if names[k] > 0:
-            row = (seeds[k, 0] + 1) * width + 1
-            labels[row + seeds[k, 1] : row + seeds[k, 2]] = names[k]
+            _paint(labels, width, seeds[k], names[k])
     if grow_px > 0:
-        queue = np.empty(most + 1, np.int64)  # one more is written, and not kept
+        queue = np.empty(most + 1, np.uintp)  # one more is written, and not kept
         order, begins = _by_island(ground, seeds, names, height)
         for island in range(len(ground)):
             if begins[island] < begins[island + 1]:
@@ -157,10 +156,30 @@ def grown(
                 stop = _front(labels, width, seeds, order, some, queue)
                 _flood(labels, width, queue, stop, grow_px)
     for k in range(len(ground)):
-        row = (ground[k, 0] + 1) * width + 1
-        for x in range(row + ground[k, 1], row + ground[k, 2]):
-            labels[x] = max(labels[x], 0)
+        _leave(labels, width, ground[k])
     return labels.reshape(height + 2, width)
+
+
+@lean
+def _places(width: int, run: NDArray[np.int32]) -> tuple[int, int]:
+    """Where a run begins and ends in labels with a margin, as one row."""
+    row = (run[0] + 1) * width + 1
+    return row + run[1], row + run[2]
+
+
+@lean
+def _paint(labels: NDArray[np.int32], width: int, run: NDArray[np.int32], name: int) -> None:
+    start, stop = _places(width, run)
+    for x in range(start, stop):
+        labels[uintp(x)] = name
+
+
+@lean
+def _leave(labels: NDArray[np.int32], width: int, run: NDArray[np.int32]) -> None:
+    """Foreground that nothing has reached is of no nucleus."""
+    start, stop = _places(width, run)
+    for x in range(start, stop):
+        labels[uintp(x)] = max(labels[uintp(x)], np.int32(0))
 
 
 @lean
@@ -170,28 +189,29 @@ def _front(
     seeds: Runs,
     order: NDArray[np.int64],
     some: tuple[int, int],
-    queue: NDArray[np.int64],
+    queue: NDArray[np.uintp],
 ) -> int:
     """Pixels beside free ones, of `some` of the seeds in this order, into the queue; how many."""
-    amount = 0
+    amount, one, row = uintp(0), uintp(1), uintp(width)
     for at in range(some[0], some[1]):
-        k = order[at]
-        row = (seeds[k, 0] + 1) * width + 1
-        for x in range(row + seeds[k, 1], row + seeds[k, 2]):
-            beside = min(labels[x - width], labels[x + width])
-            queue[amount] = x
-            amount += min(beside, labels[x - 1], labels[x + 1]) == FREE
+        start, stop = _places(width, seeds[order[at]])
+        for x in range(start, stop):
+            here = uintp(x)
+            beside = min(labels[here - row], labels[here + row])
+            beside = min(beside, min(labels[here - one], labels[here + one]))
+            queue[amount] = here
+            amount += uintp(beside == FREE)
     return amount
 
 
 @lean
 def _flood(
-    labels: NDArray[np.int32], width: int, queue: NDArray[np.int64], stop: int, grow_px: int
+    labels: NDArray[np.int32], width: int, queue: NDArray[np.uintp], stop: int, grow_px: int
 ) -> None:
     """Each step, free pixels beside the front take the least label. One that was reached in this
     step holds ~label, so that the least is the largest. No branch depends on a pixel.
     """
-    start = 0
+    start, one, row = uintp(0), uintp(1), uintp(width)
     for _ in range(grow_px):
         if start == stop:
             break
@@ -199,11 +219,11 @@ def _flood(
         for k in range(start, last):
             at = queue[k]
             reached = ~labels[at]
-            for side in (-width, -1, 1, width):
-                there = labels[at + side]
-                labels[at + side] = there if there >= 0 else max(there, reached)
-                queue[stop] = at + side
-                stop += there == FREE
+            for side in (at - row, at - one, at + one, at + row):
+                there = labels[side]
+                labels[side] = there if there >= 0 else max(there, reached)
+                queue[stop] = side
+                stop += uintp(there == FREE)
         for k in range(last, stop):
             labels[queue[k]] = ~labels[queue[k]]
         start = last

@@ -16,6 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 from numba.core.registry import cpu_target
+from numpy import uintp
 from numpy.typing import NDArray
 
 inner = numba.njit(nogil=True)  # called by other loops only: kept as a part of them
@@ -77,38 +78,59 @@ PROBABILITY, DENSITY = 0, 1
 REST_COLUMNS = 4
 
 
-@inner
-def _borders(labels: NDArray[np.int32], ground: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Which pixels of nuclei, within runs of the foreground, have one of something else beside
-    them; labels have a margin of 1 px.
+STEP = 1 << 20  # one step of the next kind, where three kinds are counted in one number
+
+
+def _kinds() -> NDArray[np.int64]:
+    """Which step the outline makes at a border pixel, as scikit-image's perimeter has it: by how
+    many border pixels of the same nucleus are beside it, and 9 times those that are at its corners.
     """
-    found = np.zeros(labels.shape, np.bool_)
-    for k in range(len(ground)):
-        y, start, stop = ground[k, 0] + 1, ground[k, 1] + 1, ground[k, 2] + 1
-        row, up, down = labels[y], labels[y - 1], labels[y + 1]
-        for x in range(start, stop):
-            one = row[x]
-            across = (row[x - 1] ^ one) | (row[x + 1] ^ one)
-            found[y, x] = (one != 0) & ((across | (up[x] ^ one) | (down[x] ^ one)) != 0)
+    found = np.zeros(4 + 9 * 4 + 1, np.int64)
+    for beside in range(5):
+        for corners in range(5):
+            code = 1 + 2 * beside + 10 * corners
+            straight, diagonal = code in (5, 7, 15, 17, 25, 27), code in (21, 33)
+            kinds = straight + STEP * diagonal + STEP**2 * (code in (13, 23))
+            found[beside + 9 * corners] = kinds
     return found
 
 
+KINDS = _kinds()
+
+
 @lean
-def _bend(labels: NDArray[np.int32], borders: NDArray[np.bool_], y: int, x: int) -> int:
-    """Which kind of step the outline makes at a border pixel, as scikit-image's perimeter has it:
-    the column to count it in, or -1.
-    """
-    label, code = labels[y, x], 1
-    for v in (y - 1, y, y + 1):
-        for u in (x - 1, x, x + 1):
-            same = borders[v, u] & (labels[v, u] == label)
-            code += same * (10 if v != y and u != x else 2)
-    code -= 2  # itself
-    if code in (5, 7, 15, 17, 25, 27):
-        return STRAIGHT
-    if code in (21, 33):
-        return DIAGONAL
-    return BENT if code in (13, 23) else -1
+def _border(labels: NDArray[np.int32], width: int, y: int, row: NDArray[np.int32]) -> None:
+    """Labels (H, W) as one row -> their row `y`, where something else is beside a pixel, else 0."""
+    here = y * width
+    for x in range(1, width - 1):
+        at = uintp(here + x)
+        one = labels[at]
+        apart = (labels[at - uintp(1)] ^ one) | (labels[at + uintp(1)] ^ one)
+        apart |= (labels[at - uintp(width)] ^ one) | (labels[at + uintp(width)] ^ one)
+        row[uintp(x)] = one if apart != 0 else 0
+
+
+@lean
+def _steps(
+    above: NDArray[np.int32],
+    row: NDArray[np.int32],
+    below: NDArray[np.int32],
+    start: int,
+    stop: int,
+) -> int:
+    """Steps of the outline at a run of one nucleus; rows hold labels at borders only."""
+    found = np.int64(0)
+    for x in range(start, stop):
+        here = uintp(x)
+        label = row[here]
+        if label != 0:
+            left, right = here - uintp(1), here + uintp(1)
+            beside = uintp(above[here] == label) + uintp(below[here] == label)
+            beside += uintp(row[left] == label) + uintp(row[right] == label)
+            corners = uintp(above[left] == label) + uintp(above[right] == label)
+            corners += uintp(below[left] == label) + uintp(below[right] == label)
+            found += KINDS[beside + uintp(9) * corners]
+    return found
 
 
 @lean
@@ -129,19 +151,17 @@ def _add_shape(one: NDArray[np.int64], y: int, x: int, length: int) -> None:
 
 
 @lean
-def _add_light(
-    one: NDArray[np.int64], pixels: NDArray[Any], channel: int, begin: int, end: int
-) -> None:
-    total = squares = np.int64(0)
-    least, most = np.int64(pixels[channel, begin]), np.int64(0)
+def _add_light(one: NDArray[np.int64], pixels: NDArray[Any], begin: int, end: int) -> None:
+    total = squares = most = np.int64(0)
+    least = one[LEAST]
     for k in range(begin, end):
-        value = np.int64(pixels[channel, k])
+        value = np.int64(pixels[uintp(k)])
         total += value
         squares += value * value
         least, most = min(least, value), max(most, value)
     one[SUM] += total
     one[SQUARES] += squares
-    one[LEAST], one[MOST] = min(one[LEAST], least), max(one[MOST], most)
+    one[LEAST], one[MOST] = least, max(one[MOST], most)
 
 
 @lean
@@ -161,7 +181,6 @@ def _add_stains(
 
 def _sums(  # noqa: PLR0913, PLR0917
     labels: NDArray[np.int32],
-    ground: NDArray[np.int32],
     parts: NDArray[np.int32],
     count: int,
     origin: tuple[int, int],
@@ -169,31 +188,40 @@ def _sums(  # noqa: PLR0913, PLR0917
     probability: NDArray[np.uint8],
     densities: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Labels (H + 2, W + 2), 0..count, of a window at `origin` of the slide, and its foreground;
+    """Labels (H + 2, W + 2), 0..count, of a window at `origin` of the slide, with zeros around;
     parts of the core, as `runwise.parted` makes them; pixels (c, n) and nucleus map (n,) of the
     core's foreground; densities (3, values, 3) of each value of each colour, or (3, 0, 3) -> the
     columns of each label's shape, channels and the rest.
     """
+    height, width = labels.shape
+    flat, lights, amount = labels.reshape(-1), pixels.reshape(-1), pixels.shape[1]
+    borders, known = np.zeros((3, width), np.int32), 0  # of the last rows, the last known one too
     shapes = np.zeros((count + 1, SHAPE_COLUMNS), np.int64)
     light = np.zeros((count + 1, pixels.shape[0], INTENSITY_COLUMNS), np.int64)
     rest = np.zeros((count + 1, REST_COLUMNS), np.int64)
     shapes[:, Y0] = shapes[:, X0] = np.iinfo(np.int64).max
     light[:, :, LEAST] = np.iinfo(np.int64).max
-    borders = _borders(labels, ground)
     for k in range(len(parts)):
         y, start, stop, label, begin = parts[k]
         end, one = begin + stop - start, shapes[label]
         _add_shape(one, origin[0] + y, origin[1] + start, stop - start)
-        for x in range(start + 1, stop + 1):
-            if borders[y + 1, x]:
-                kind = _bend(labels, borders, y + 1, x)
-                if kind >= 0:
-                    one[kind] += 1
+        for row in range(max(known + 1, y), y + 3):
+            known = row
+            if row == height - 1:
+                borders[row % 3] = 0
+            else:
+                _border(flat, width, row, borders[row % 3])
+        above, here, below = borders[y % 3], borders[(y + 1) % 3], borders[(y + 2) % 3]
+        steps = _steps(above, here, below, start + 1, stop + 1)
+        one[STRAIGHT] += steps % STEP
+        one[DIAGONAL] += steps // STEP % STEP
+        one[BENT] += steps // STEP**2
         for channel in range(pixels.shape[0]):
-            _add_light(light[label, channel], pixels, channel, begin, end)
+            first = channel * amount + begin
+            _add_light(light[label, channel], lights, first, first + end - begin)
         total = np.int64(0)
         for x in range(begin, end):
-            total += probability[x]
+            total += probability[uintp(x)]
         rest[label, PROBABILITY] += total
         if densities.shape[1]:
             _add_stains(rest[label], pixels, densities, begin, end)

@@ -33,7 +33,6 @@ UNIT = float(1 << 28)  # of skimage's stains: whole numbers of it are added
 
 def sums(  # noqa: PLR0913
     labels: NDArray[np.int32],
-    ground: NDArray[np.int32],
     parts: NDArray[np.int32],
     origin: tuple[int, int],
     pixels: NDArray[Any],
@@ -45,8 +44,8 @@ def sums(  # noqa: PLR0913
     """What the nuclei in a core add up to; a row for each that has pixels there.
 
     `labels` (H + 2, W + 2) are numbers 0..count of a window at `origin` (y, x) of the slide, with a
-    margin of 1 px of zeros, exact within 2 px of the core. `ground` are the runs (n, 3) of all
-    foreground of the window, `parts` (m, 5) the nuclei of the core, as `grow.parted` makes them.
+    margin of 1 px of zeros, exact within 2 px of the core. `parts` (m, 5) are the nuclei of the
+    core, as `grow.parted` makes them, row by row.
     `pixels` (c, k) and `probability` (k,) are those of the core's foreground; `od` asks for the
     optical densities of three stains.
     """
@@ -55,7 +54,6 @@ def sums(  # noqa: PLR0913
     kind = pixels.dtype.name
     shapes, light, rest = kernels.sums[kind](
         plain(labels, np.int32),
-        plain(ground, np.int32),
         plain(parts, np.int32),
         count,
         origin,

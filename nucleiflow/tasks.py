@@ -283,7 +283,6 @@ def _sum_up(
     window = core.grow(_rim_px(job)).clip(*job.grid.shape)
     sums = measure.sums(
         grown,
-        seen.ground,
         parts,
         (window.y0, window.x0),
         seen.kept["pixels"],

@@ -46,7 +46,6 @@ def tile_sums(labels, core, pixels, probability, *, od):
     parts = grow.parted(own)
     found = measure.sums(
         np.pad(small, 1),
-        np.ascontiguousarray(grow.parted(small)[:, :3]),
         parts,
         (window.y0, window.x0),
         measure.gathered(pixels[(slice(None), *core.slices())], parts[:, :3], corner),
