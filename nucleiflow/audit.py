@@ -23,7 +23,8 @@ from nucleiflow.plan import Grid
 Counts = NDArray[np.int64]
 Test = dict[str, Any]
 
-APART_PX = 128  # between lines inside a tile: few nuclei lie on two of them
+APART_PX = 128  # between lines inside a tile, at least: few nuclei lie on two of them
+MOST_LINES = 8  # in a tile: more would hardly tell more, for a tile has two seams
 DEPTH_PX, EVERY_PX = 32, 4  # how far beyond a line sizes are looked at, and in which of the rows
 BESIDE_PX = 64  # from a seam to the line that its number of nuclei is compared with
 PIECE_PX = 256  # of a line, as the unit in which numbers are compared: tissue is not even
@@ -101,7 +102,8 @@ def _axis(strip: Strip, open_: tuple[bool, bool], grid: Grid, *, paired: bool) -
 
     Each seam is counted by the tile after it, and, against lines beside it, by every second tile.
     """
-    start, stop, apart = strip.across.start, strip.across.stop, _steps(APART_PX, grid)
+    start, stop = strip.across.start, strip.across.stop
+    apart = _steps(max(APART_PX, grid.tile_px // MOST_LINES), grid)
     own = [start] if open_[0] else []
     parts = [_kind(strip, lines) for lines in (own, range(start + apart, stop, apart))]
     near = _steps(BESIDE_PX, grid)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 GZIP_LEVEL = 1  # of libdeflate: as small as zlib's 3
 
 
@@ -17,3 +20,17 @@ def deflated(content: bytes, level: int) -> bytes:
     import imagecodecs
 
     return bytes(imagecodecs.deflate_encode(content, level=level, raw=False))
+
+
+def checksum(parts: Iterable[Any]) -> int:
+    """CRC-32, as zlib has it, of bytes that follow on each other.
+
+    >>> checksum([b"ab", b"c"])
+    891568578
+    """
+    import imagecodecs
+
+    found = 0
+    for one in parts:
+        found = imagecodecs.deflate_crc32(one, found)
+    return int(found)

@@ -198,7 +198,7 @@ def _front(
         for x in range(start, stop):
             here = uintp(x)
             beside = min(labels[here - row], labels[here + row])
-            beside = min(beside, min(labels[here - one], labels[here + one]))
+            beside = min(beside, labels[here - one], labels[here + one])
             queue[amount] = here
             amount += uintp(beside == FREE)
     return amount

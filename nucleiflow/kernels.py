@@ -242,9 +242,10 @@ def _gathered(
         filled = 0
         for k in range(len(ground)):
             row, start = pixels[channel, ground[k, 0] - corner[0]], ground[k, 1] - corner[1]
-            for x in range(ground[k, 2] - ground[k, 1]):
-                found[channel, filled + x] = row[start + x]
-            filled += ground[k, 2] - ground[k, 1]
+            length = ground[k, 2] - ground[k, 1]
+            for x in range(length):
+                found[channel, uintp(filled + x)] = row[uintp(start + x)]
+            filled += length
     return found
 
 

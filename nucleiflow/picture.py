@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import threading
-import zlib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -239,7 +238,10 @@ def indexed_png(indices: NDArray[np.uint8], colours: NDArray[np.uint8]) -> bytes
         b"IEND": b"",
     }
     return PNG_MAGIC + b"".join(
-        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
+        struct.pack(">I", len(part))
+        + name
+        + part
+        + struct.pack(">I", deflate.checksum([name, part]))
         for name, part in parts.items()
     )
 

@@ -11,7 +11,6 @@ import secrets
 import shutil
 import struct
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
@@ -19,12 +18,14 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import objects
+from nucleiflow import deflate, objects
 from nucleiflow.errors import StoreError
 from nucleiflow.place import Place
 
 SUFFIX = ".rec"  # of arrays by name
 MAGIC, PLAIN = b"nfr1", b"nfr0"  # packed by zstd, and as it is
+START = len(MAGIC) + 8  # where what they are begins
+ALIGNED = 16  # where their content begins: a multiple of it
 MOST_BYTES = 1 << 31
 NUMBER = re.compile(r"[<>|=]?[biufSU][0-9]{1,9}")
 
@@ -105,8 +106,11 @@ def _draft(path: Path, content: bytes) -> Iterator[Path]:
     """A file beside `path` with the content, which is gone afterwards. Raises StoreError."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(content)
+        try:
+            draft.write_bytes(content)
+        except FileNotFoundError:  # no folder yet
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_bytes(content)
         yield draft
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -152,32 +156,31 @@ def put_arrays(place: Place, arrays: Mapping[str, NDArray[Any]], *, plain: bool 
 
 def pack(arrays: Mapping[str, NDArray[Any]], *, plain: bool = False) -> bytes:
     """Arrays by name -> bytes: what they are, as JSON, and all of their content, as zstd or `plain`
-    as it is.
+    as it is. Each begins where numbers of its size may.
     """
-    from numcodecs.zstd import Zstd
-
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    whole = dict(sorted(whole.items(), key=lambda one: -one[1].itemsize))
     told = [[name, one.dtype.str, list(np.shape(arrays[name]))] for name, one in whole.items()]
-    content = b"".join(one.reshape(-1).view(np.uint8).data for one in whole.values() if one.size)
+    content = [one.reshape(-1).view(np.uint8).data for one in whole.values() if one.size]
     header = json.dumps(told).encode()
-    start = struct.pack("<II", zlib.crc32(content, zlib.crc32(header)), len(header))
-    if plain:
-        return b"".join([PLAIN, start, header, content])
-    packed = bytes(Zstd(level=1).encode(content)) if content else b""
-    return b"".join([MAGIC, start, header, packed])
+    header += b" " * (-(START + len(header)) % ALIGNED)
+    start = struct.pack("<II", deflate.checksum([header, *content]), len(header))
+    if not plain and content:
+        from numcodecs.zstd import Zstd
+
+        content = [Zstd(level=1).encode(b"".join(content))]
+    return b"".join([PLAIN if plain else MAGIC, start, header, *content])
 
 
-def unpack(content: bytes) -> dict[str, NDArray[Any]]:
+def unpack(content: bytes | bytearray) -> dict[str, NDArray[Any]]:
     """The arrays again; they can be written to. Raises ValueError for anything but what `pack`
-    made, and before it takes more memory than MOST_BYTES.
+    made, and before it takes more memory than MOST_BYTES. Of a bytearray that is not packed they
+    are a part.
     """
-    from numcodecs.zstd import Zstd
-
-    start = len(MAGIC) + 8
-    if not content.startswith((MAGIC, PLAIN)) or len(content) < start:
+    if not content.startswith((MAGIC, PLAIN)) or len(content) < START:
         raise ValueError("not a record")
-    checksum, length = struct.unpack("<II", content[len(MAGIC) : start])
-    header = content[start : start + length]
+    checksum, length = struct.unpack("<II", content[len(MAGIC) : START])
+    header = bytes(content[START : START + length])
     told = [
         (str(name), _number(dtype), tuple(map(int, shape)))
         for name, dtype, shape in json.loads(header)
@@ -188,18 +191,26 @@ def unpack(content: bytes) -> dict[str, NDArray[Any]]:
     if sum(sizes) > MOST_BYTES:
         raise ValueError(f"{sum(sizes):,} bytes, and {MOST_BYTES:,} are the most")
     if content.startswith(PLAIN):
-        whole = bytearray(memoryview(content)[start + length :])
+        whole, at = bytearray(content) if isinstance(content, bytes) else content, START + length
     else:
-        whole = bytearray(sum(sizes))
-        if whole:
-            Zstd().decode(content[start + length :], out=whole)
-    if len(whole) != sum(sizes) or zlib.crc32(whole, zlib.crc32(header)) != checksum:
+        whole, at = _unpacked(content[START + length :], sum(sizes)), 0
+    inside = memoryview(whole)[at:]
+    if len(inside) != sum(sizes) or deflate.checksum([header, inside]) != checksum:
         raise ValueError("its checksum is not that of its content")
-    found, at = {}, 0
+    found = {}
     for (name, dtype, shape), size in zip(told, sizes, strict=True):
         found[name] = np.frombuffer(whole, dtype, math.prod(shape), at).reshape(shape)
         at += size
     return found
+
+
+def _unpacked(content: bytes | bytearray, size: int) -> bytearray:
+    from numcodecs.zstd import Zstd
+
+    whole = bytearray(size)
+    if whole:
+        Zstd().decode(content, out=whole)
+    return whole
 
 
 def _number(text: Any) -> np.dtype[Any]:
@@ -213,13 +224,28 @@ def _number(text: Any) -> np.dtype[Any]:
 
 def get_arrays(place: Place) -> dict[str, NDArray[Any]] | None:
     """Arrays by name, None if there is no file. Raises StoreError if it is damaged."""
-    content = get(place)
+    content = _bytes(place)
     if content is None:
         return None
     try:
         return unpack(content)
     except (ValueError, TypeError, RuntimeError, RecursionError, OverflowError) as error:
         raise StoreError(f"{place} is damaged ({error}): start again with --restart") from error
+
+
+def _bytes(place: Place) -> bytes | bytearray | None:
+    """The same as `get`, of a file as bytes that can be written to."""
+    if not isinstance(place, Path):
+        return objects.get(place)
+    try:
+        with place.open("rb") as file:
+            content = bytearray(os.fstat(file.fileno()).st_size)
+            del content[file.readinto(content) :]
+            return content
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{place} cannot be read: {error.strerror or error}") from error
 
 
 def exists(place: Place) -> bool:

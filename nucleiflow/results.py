@@ -181,8 +181,8 @@ def measured(job: Job, far: Mapping[int, Sequence[int]], index: int) -> None:
     if not job.grid.core(index).grow(STRAY_PX).contains(_extent(points)):
         records.put_arrays(job.record("stray", index), {})
     facts = {"points": points, "label": columns["label"]}
-    records.put_arrays(job.record("centroids", index), facts)
-    records.put_arrays(job.record("measure", index), columns)
+    records.put_arrays(job.record("centroids", index), facts, plain=True)
+    records.put_arrays(job.record("measure", index), columns, plain=True)
 
 
 def _sums(job: Job, index: int, far: Sequence[int]) -> Columns | None:
@@ -294,4 +294,4 @@ def met(job: Job, stray: frozenset[int], index: int, *, geojson: bool) -> None:
     if geojson:
         text = qupath.features(members, own, job.channels)
         records.put(job.records("geojson") / f"{index}.gz", deflate.gzipped(text))
-    records.put_arrays(job.record("neighbours", index), columns)
+    records.put_arrays(job.record("neighbours", index), columns, plain=True)

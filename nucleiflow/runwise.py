@@ -3,6 +3,7 @@
 A run is a row, its first column, and the column after the last. Most pixels of a slide are of no
 nucleus, and a nucleus is a few runs: what goes from run to run costs little. Import it inside
 functions: numba takes a moment. Runs are (n, 3) int32, labels have a margin of 1 px of zeros.
+Places in rows are unsigned, for signed ones are checked.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy import uintp
 from numpy.typing import NDArray
 
 from nucleiflow.kernels import compiled, inner, lean
@@ -20,27 +22,25 @@ WORD = 8  # pixels that are skipped at once
 
 @lean
 def _append(
-    row: NDArray[np.uint8], edges: NDArray[np.uint8], y: int, runs: Runs, amount: int
+    row: NDArray[np.uint8], room: NDArray[np.uint8], y: int, runs: Runs, amount: int
 ) -> int:
     """Add the runs of what is not 0 in a row that ends with zeros, in whole words; their number.
-    `edges`, of the same size, is for its own use.
+    `room` is for 5 bytes of each pixel. Which pixels they begin at is found without a branch.
     """
+    edges, places = room[: len(row)], room[len(row) :].view(np.int32)
     edges[0] = row[0] != 0
     for x in range(1, len(row)):
         edges[x] = (row[x] != 0) ^ (row[x - 1] != 0)
-    words, start = edges.view(np.uint64), -1
+    words, found = edges.view(np.uint64), uintp(0)
     for word in range(len(words)):
-        if words[word] == 0:
-            continue
-        for x in range(word * WORD, word * WORD + WORD):
-            if edges[x] == 0:
-                continue
-            if start < 0:
-                start = x
-            else:
-                runs[amount, 0], runs[amount, 1], runs[amount, 2] = y, start, x
-                amount, start = amount + 1, -1
-    return amount
+        if words[word] != 0:
+            for x in range(word * WORD, word * WORD + WORD):
+                places[found] = x
+                found += uintp(edges[x])
+    for k in range(found // uintp(2)):
+        one = uintp(amount + k)
+        runs[one, 0], runs[one, 1], runs[one, 2] = y, places[2 * k], places[2 * k + 1]
+    return int(amount + found // uintp(2))
 
 
 @lean
@@ -53,6 +53,11 @@ def _most(height: int, width: int) -> int:
 def _row(width: int) -> NDArray[np.uint8]:
     """An empty row for `_append`."""
     return np.zeros((width // WORD + 2) * WORD, np.uint8)
+
+
+@inner
+def _room(width: int) -> NDArray[np.uint8]:
+    return np.empty(5 * len(_row(width)), np.uint8)
 
 
 @compiled
@@ -76,7 +81,7 @@ def split(
     ground = np.empty((_most(height, width), 3), np.int32)
     seeds = np.empty((_most(height, width), 3), np.int32)
     values = np.empty(height * width, np.uint8)
-    own, marks, edges = _row(width), _row(width), _row(width)
+    own, marks, room = _row(width), _row(width), _room(width)
     stretches, amount = np.empty((width // 2 + 1, 2), np.int64), 0
     grounds = seeded = filled = 0
     for y in range(height):
@@ -95,12 +100,12 @@ def split(
                 shown = light[3 * (x0 + begin) : 3 * (x0 + end)]
                 _bare(shown, glass, own[begin:end], marks[begin:end])
         first = grounds
-        grounds = _append(own, edges, y, ground, grounds)
-        seeded = _append(marks, edges, y, seeds, seeded)
+        grounds = _append(own, room, y, ground, grounds)
+        seeded = _append(marks, room, y, seeds, seeded)
         for k in range(first, grounds):
             start, stop = ground[k, 1], ground[k, 2]
             for x in range(start, stop):
-                values[filled + x - start] = own[x]
+                values[uintp(filled + x - start)] = own[uintp(x)]
             filled += stop - start
     return ground[:grounds].copy(), values[:filled].copy(), seeds[:seeded].copy()
 
@@ -112,11 +117,13 @@ def _stretches(
     """A row of blocks of tissue -> where it is in a row of `width` px from the pixel `first` of the
     slide on: (begin, end) of each stretch, into `found`; their number.
     """
-    amount = end = 0
+    amount, block = 0, first // block_px
+    end = 0
     while end < width:
-        begin, inside = end, blocks[(first + end) // block_px]
-        while end < width and blocks[(first + end) // block_px] == inside:
-            end = min(width, ((first + end) // block_px + 1) * block_px - first)
+        begin, inside = end, blocks[block]
+        while end < width and blocks[block] == inside:
+            block += 1
+            end = min(width, block * block_px - first)
         if inside:
             found[amount, 0], found[amount, 1] = begin, end
             amount += 1
@@ -160,11 +167,11 @@ def _bare(
 def marked(mask: NDArray[np.uint8]) -> Runs:
     """Runs of what is not 0 in a picture (h, w)."""
     height, width = mask.shape
-    runs, row, edges = np.empty((_most(height, width), 3), np.int32), _row(width), _row(width)
+    runs, row, room = np.empty((_most(height, width), 3), np.int32), _row(width), _room(width)
     amount = 0
     for y in range(height):
         row[:width] = mask[y]
-        amount = _append(row, edges, y, runs, amount)
+        amount = _append(row, room, y, runs, amount)
     return runs[:amount].copy()
 
 
@@ -172,8 +179,9 @@ def marked(mask: NDArray[np.uint8]) -> Runs:
 def paint(runs: Runs, names: NDArray[np.int32], drawn: NDArray[np.int32]) -> None:
     """Runs and what each is called -> pixels (h, w)."""
     for k in range(len(runs)):
+        row = drawn[runs[k, 0]]
         for x in range(runs[k, 1], runs[k, 2]):
-            drawn[runs[k, 0], x] = names[k]
+            row[uintp(x)] = names[k]
 
 
 @compiled
@@ -204,18 +212,18 @@ def parted(labels: NDArray[np.int32], ground: Runs) -> NDArray[np.int32]:
     parts, amount, offset = np.empty((most, 5), np.int32), 0, 0
     for k in range(len(ground)):
         y, start, stop = ground[k]
-        row = labels[y + 1, start + 1 : stop + 1]
-        x = 0
-        while x < len(row):
-            begin, label = x, row[x]
-            while x < len(row) and row[x] == label:
+        row = labels[y + 1]
+        x = start
+        while x < stop:
+            begin, label = x, row[uintp(x + 1)]
+            while x < stop and row[uintp(x + 1)] == label:
                 x += 1
             if label != 0:
                 one = parts[amount]
-                one[0], one[1], one[2], one[3], one[4] = y, start + begin, start + x, label, offset
-                one[4] += begin
+                one[0], one[1], one[2], one[3] = y, begin, x, label
+                one[4] = offset + begin - start
                 amount += 1
-        offset += len(row)
+        offset += stop - start
     return parts[:amount].copy()
 
 
@@ -230,9 +238,9 @@ def named(
     `corner` of it and is empty.
     """
     for k in range(len(parts)):
-        y = parts[k, 0] - corner[0]
+        row = labels[parts[k, 0] - corner[0]]
         for x in range(parts[k, 1] - corner[1], parts[k, 2] - corner[1]):
-            labels[y, x] = names[k]
+            row[uintp(x)] = names[k]
 
 
 @lean

@@ -129,7 +129,7 @@ def segment(job: Job, index: int) -> None:
     if job.look is None:
         raise RunError("segment before the image stage is done")
     tile = job.grid.tile(index)
-    window, own = _window(job, tile, job.look)
+    window, read, box = _window(job, tile, job.look)
     seen = unet.predictor(job.model.path, job.model.sha256)(window)
     foreground, found = seeds.split(
         seen,
@@ -140,8 +140,8 @@ def segment(job: Job, index: int) -> None:
         bare=_glass(window, job.look),
         tissue=_blocks(job, job.look),
     )
-    own = np.moveaxis(own, -1, 0).astype(job.dtype, copy=False)
-    kept = measure.gathered(own, foreground.runs, (0, 0))
+    corner = box.y0 - tile.core.y0, box.x0 - tile.core.x0
+    kept = measure.gathered(np.moveaxis(read, -1, 0), foreground.runs, corner)
     maps.put(job, index, foreground, found, _rim_px(job), pixels=kept)
     sharpness = focus.measure(window, tile.window, tile.core)
     records.put_arrays(job.record("focus", index), sharpness)
@@ -167,9 +167,9 @@ def _blocks(job: Job, look: Look) -> tuple[NDArray[np.bool_], int] | None:
     return _mask(job.tissue, records.stamp(job.tissue)), look.block_px
 
 
-def _window(job: Job, tile: plan.Tile, look: Look) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+def _window(job: Job, tile: plan.Tile, look: Look) -> tuple[NDArray[np.uint8], NDArray[Any], Box]:
     """Network input (h, w, 3) uint8 of a tile's window, mirrored at the slide's edges, where holes
-    are empty; and the pixels (h, w, c) of its core.
+    are empty; the pixels (h, w, c) that it was made of, and where they lie.
     """
     box, rows, columns = plan.mirror(tile.window, job.grid.height, job.grid.width)
     read = pixels.read(job, box)
@@ -181,7 +181,7 @@ def _window(job: Job, tile: plan.Tile, look: Look) -> tuple[NDArray[np.uint8], N
             y, x = part.slices(origin=box)
             inside = [(at >= one.start) & (at < one.stop) for at, one in ((rows, y), (columns, x))]
             seen[np.ix_(*inside)] = nothing
-    return seen, read[tile.core.slices(origin=box)]
+    return seen, read, box
 
 
 def merge(job: Job, _index: int) -> None:
@@ -296,6 +296,6 @@ def _sum_up(
         if own.any():
             part = {key: column[own] for key, column in facts.items()}
             whole = {**part, "owner": owner[own]}
-            records.put_arrays(job.record(name, index), whole)
+            records.put_arrays(job.record(name, index), whole, plain=True)
     for far in set(np.unique(owner)) - set(job.grid.around(index, 1)):
         records.put_arrays(job.record("far", f"{far}-{index}"), {})
