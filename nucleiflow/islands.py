@@ -190,7 +190,7 @@ def _front(
     order: NDArray[np.int64],
     some: tuple[int, int],
     queue: NDArray[np.uintp],
-) -> int:
+) -> np.uintp:
     """Pixels beside free ones, of `some` of the seeds in this order, into the queue; how many."""
     amount, one, row = uintp(0), uintp(1), uintp(width)
     for at in range(some[0], some[1]):
@@ -206,7 +206,7 @@ def _front(
 
 @lean
 def _flood(
-    labels: NDArray[np.int32], width: int, queue: NDArray[np.uintp], stop: int, grow_px: int
+    labels: NDArray[np.int32], width: int, queue: NDArray[np.uintp], stop: np.uintp, grow_px: int
 ) -> None:
     """Each step, free pixels beside the front take the least label. One that was reached in this
     step holds ~label, so that the least is the largest. No branch depends on a pixel.

@@ -117,7 +117,7 @@ def _steps(
     below: NDArray[np.int32],
     start: int,
     stop: int,
-) -> int:
+) -> np.int64:
     """Steps of the outline at a run of one nucleus; rows hold labels at borders only."""
     found = np.int64(0)
     for x in range(start, stop):
