@@ -10,12 +10,16 @@ from nucleiflow.arrays import plain
 from nucleiflow.box import Box
 from nucleiflow.job import Job
 
+SIDE_PX = 64  # what others read of a tile, but where a nucleus reaches further into it
+
 
 def put(job: Job, index: int, runs: NDArray[np.int32], labels: NDArray[np.uint32]) -> None:
     """Keep runs (n, 3) of a tile's core, counted from its first pixel, and the label of each."""
     shape = job.grid.core(index).shape
-    facts = {"runs": maps.packed(runs, shape), "labels": labels}
-    records.put_arrays(job.record("parts", index), facts, plain=True)
+    near = maps.near_sides(runs, shape, SIDE_PX)
+    for name, some in (("parts", slice(None)), ("sides", near)):
+        facts = {"runs": maps.packed(runs[some], shape), "labels": labels[some]}
+        records.put_arrays(job.record(name, index), facts, plain=True)
 
 
 def drawn(job: Job, window: Box) -> NDArray[np.int32]:
@@ -27,10 +31,14 @@ def drawn(job: Job, window: Box) -> NDArray[np.int32]:
 
     found = np.zeros(window.shape, np.int32)
     for tile in job.grid.touched(window):
-        kept = records.get_arrays(job.record("parts", tile))
+        core = job.grid.core(tile)
+        inside = core.intersect(window)
+        deep = min(
+            inside.y1 - core.y0, core.y1 - inside.y0, inside.x1 - core.x0, core.x1 - inside.x0
+        )
+        kept = records.get_arrays(job.record("parts" if deep > SIDE_PX else "sides", tile))
         if kept is not None:
-            core = job.grid.core(tile)
             corner = core.y0 - window.y0, core.x0 - window.x0
-            runs, which = runwise.placed(maps.unpacked(kept["runs"]), corner, window.shape)
+            runs, which = maps.placed(kept["runs"], corner, window.shape)
             runwise.paint(runs, plain(kept["labels"][which].view(np.int32), np.int32), found)
     return found

@@ -57,8 +57,8 @@ def put(
         **others,
     }
     records.put_arrays(job.record("maps", index), whole, plain=True)
-    ground = foreground.runs[_near_sides(foreground.runs, shape, rim_px)]
-    near = _near_sides(own.runs, shape, rim_px)
+    ground = foreground.runs[near_sides(foreground.runs, shape, rim_px)]
+    near = near_sides(own.runs, shape, rim_px)
     rim = {
         "ground": packed(ground, shape),
         "seeds": packed(own.runs[near], shape),
@@ -87,8 +87,6 @@ def around(
     Other `tiles` than its own are those within the rim. One without maps was not worth looking
     at, unless there are names of seeds in it. Raises StoreError.
     """
-    from nucleiflow import runwise
-
     own, kept = np.zeros((0, 3), np.int32), {}
     grounds, found, called = [own], [own], [np.zeros(0, np.int32)]
     for tile in tiles:
@@ -98,12 +96,12 @@ def around(
             continue
         there = there or _there(job, kind, tile)
         corner = core.y0 - window.y0, core.x0 - window.x0
-        ground, _ = runwise.placed(unpacked(there["ground"]), corner, window.shape)
+        ground, _ = placed(there["ground"], corner, window.shape)
         grounds.append(ground)
         if tile == index:
             own, kept = ground, there
         if tile in names:
-            runs, which = runwise.placed(unpacked(there["seeds"]), corner, window.shape)
+            runs, which = placed(there["seeds"], corner, window.shape)
             found.append(runs)
             called.append(names[tile][there["numbers"][which]])
     return Around(np.concatenate(grounds), np.concatenate(found), np.concatenate(called), own, kept)
@@ -125,7 +123,20 @@ def unpacked(kept: NDArray[Any]) -> Runs:
     return plain(kept.T, np.int32)
 
 
-def _near_sides(runs: Runs, shape: tuple[int, int], rim_px: int) -> NDArray[np.bool_]:
+def placed(
+    kept: NDArray[Any], corner: tuple[int, int], shape: tuple[int, int]
+) -> tuple[Runs, NDArray[np.int64]]:
+    """Packed runs of a tile whose first pixel is at `corner` of a window of `shape` -> those in the
+    window, cut off at its sides; and which they are.
+    """
+    from nucleiflow import runwise
+
+    kind = kept.dtype.name
+    found, which = runwise.placed[kind](plain(kept, kind), corner, shape)
+    return np.asarray(found), np.asarray(which)
+
+
+def near_sides(runs: Runs, shape: tuple[int, int], rim_px: int) -> NDArray[np.bool_]:
     """Which runs have a pixel within `rim_px` of a side."""
     row, start, stop = runs.T
     height, width = shape

@@ -184,21 +184,26 @@ def paint(runs: Runs, names: NDArray[np.int32], drawn: NDArray[np.int32]) -> Non
             row[uintp(x)] = names[k]
 
 
-@compiled
-def placed(runs: Runs, corner: tuple[int, int], shape: tuple[int, int]) -> tuple[Runs, Any]:
-    """Runs of a tile whose first pixel is at `corner` of a window of `shape` -> the same in the
-    window, cut off at its sides; and which runs they are.
+def _placed(
+    runs: NDArray[Any], corner: tuple[int, int], shape: tuple[int, int]
+) -> tuple[Runs, NDArray[np.int64]]:
+    """Runs (3, n) of a tile whose first pixel is at `corner` of a window of `shape` -> the same
+    (m, 3) in the window, cut off at its sides; and which runs they are.
     """
-    found, which = np.empty((len(runs), 3), np.int32), np.empty(len(runs), np.int64)
+    rows, starts, stops = runs[0], runs[1], runs[2]
+    found, which = np.empty((len(rows), 3), np.int32), np.empty(len(rows), np.int64)
     amount = 0
-    for k in range(len(runs)):
-        y = runs[k, 0] + corner[0]
-        start, stop = max(runs[k, 1] + corner[1], 0), min(runs[k, 2] + corner[1], shape[1])
-        if 0 <= y < shape[0] and start < stop:
-            found[amount, 0], found[amount, 1], found[amount, 2] = y, start, stop
-            which[amount] = k
-            amount += 1
+    for k in range(len(rows)):
+        y = int(rows[k]) + corner[0]
+        start = max(int(starts[k]) + corner[1], 0)
+        stop = min(int(stops[k]) + corner[1], shape[1])
+        found[amount, 0], found[amount, 1], found[amount, 2] = y, start, stop
+        which[amount] = k
+        amount += (0 <= y < shape[0]) & (start < stop)
     return found[:amount].copy(), which[:amount].copy()
+
+
+placed = {kind: compiled(_placed, f"placed-{kind}") for kind in ("uint16", "int32")}
 
 
 @compiled
