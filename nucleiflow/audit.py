@@ -52,9 +52,11 @@ def counts(
     inner: tuple[slice, slice],
     core: Box,
     grid: Grid,
+    *,
+    count: int,
     holes: frozenset[int] = frozenset(),
 ) -> Counts:
-    """Labels (h, w) of a window, small numbers, 0 is none -> what its core adds to the audit.
+    """Labels (h, w) of a window, 1..count, 0 is none -> what its core adds to the audit.
 
     `inner` is where `core` lies in the window, which reaches at least 1 px beyond it wherever the
     slide does. Seams with tiles that are `holes` are left out. Counts of tiles add up.
@@ -66,13 +68,13 @@ def counts(
         (whole, inner, row, grid.rows, grid.columns),
         (whole.T, inner[::-1], column, grid.columns, 1),
     )
-    names, found = int(whole.max(initial=0)), NOTHING.copy()
+    found = NOTHING.copy()
     for view, (across, along), place, last, stride in near:
         open_ = (
             place > 0 and index - stride not in holes,
             place < last - 1 and index + stride not in holes,
         )
-        strip = Strip(whole, view, across, along, names)
+        strip = Strip(whole, view, across, along, count)
         found += _axis(strip, open_, grid, paired=place % 2 == 1)
     return found
 

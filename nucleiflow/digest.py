@@ -12,15 +12,17 @@ from nucleiflow.arrays import plain
 from nucleiflow.box import Box
 from nucleiflow.grow import parted
 
+KIND = "runs-"  # other kinds of digests cannot be compared with these
 # splitmix64 (Steele, Lea, Flood 2014), two streams
 GOLDEN = np.array([0x9E3779B97F4A7C15, 0xD1B54A32D192ED03], np.uint64)
 
 
 def share(labels: NDArray[Any], core: Box, slide_width: int) -> NDArray[np.uint64]:
-    """Labels (h, w) uint32 of a core -> (2,) uint64: the sum over its labelled pixels of a hash of
-    place and label, modulo 2**64.
+    """Labels (h, w) uint32 of a core -> (2,) uint64: the sum over its labelled pixels of the
+    label's hash times what the hash of the place grows by to the next pixel, modulo 2**64.
 
-    Sums do not depend on how the slide is cut: the total is the same for every tiling.
+    Sums do not depend on how the slide is cut: the total is the same for every tiling. And along a
+    run of one label all but the hashes of its ends cancel out.
     """
     parts = parted(labels)
     return of_parts(parts, parts[:, 3].view(np.uint32), (core.y0, core.x0), slide_width)
@@ -37,13 +39,18 @@ def of_parts(
 
 
 def total(shares: Iterable[NDArray[np.uint64]]) -> str:
-    """Shares of all tiles -> 32 hexadecimal digits.
+    """Shares of all tiles -> what kind of digest it is, and 32 hexadecimal digits.
 
     >>> total([])
-    '00000000000000000000000000000000'
+    'runs-00000000000000000000000000000000'
     """
     summed = np.zeros(2, np.uint64)
     with np.errstate(over="ignore"):
         for one in shares:
             summed += one
-    return "".join(f"{int(part):016x}" for part in summed)
+    return KIND + "".join(f"{int(part):016x}" for part in summed)
+
+
+def is_known(text: str) -> bool:
+    """False for a digest that an earlier version made in another way."""
+    return text.startswith(KIND)

@@ -38,7 +38,7 @@ from nucleiflow.slide import Slide
 from nucleiflow.stream import Flow, Stage
 
 MOST_TOLD = 4  # differences between two runs; more are not read
-LAYOUT = 5  # of the files of a run; a run of another layout is not continued
+LAYOUT = 6  # of the files of a run; a run of another layout is not continued
 Begun = Callable[[Job, Sequence[str]], None]
 
 

@@ -64,9 +64,11 @@ def check(job: Job, word: dict[str, Any], say: Say) -> Iterator[Difference]:
                 yield from _overview(job, say)
                 continue
             yield from _level(job, root, level, halve, f"level {level} of the {name}")
-    summed = digest.total(shares)
-    if summed != word["labels_digest"]:
-        yield Difference(f"the labels have digest {summed}, run.json has {word['labels_digest']}")
+    summed, told = digest.total(shares), word["labels_digest"]
+    if not digest.is_known(told):
+        say(f"{job.name}: an earlier version made the digest in run.json: it is not compared")
+    elif summed != told:
+        yield Difference(f"the labels have digest {summed}, run.json has {told}")
 
 
 def _labels(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nucleiflow import batch, model, provenance, records, regions, source, store
+from nucleiflow import batch, digest, model, provenance, records, regions, source, store
 from nucleiflow.box import grid
 from nucleiflow.config import Cluster, RunConfig, Wanted
 from nucleiflow.errors import ConfigError, RunError, SlideError
@@ -72,7 +72,7 @@ def rerun(run_json: Place, out: Place, *, cluster: Cluster, progress: Progress) 
     before, now = run_json.parent / word["labels"] / "0", out / wanted.name / word["labels"] / "0"
     pixels = _pixels_that_differ(before, now) if records.exists(before / "zarr.json") else None
     return Verdict(
-        equal=digests[0] == digests[1] and not pixels,
+        equal=digests[0] == digests[1] if pixels is None else not pixels,
         pixels=pixels,
         digests=digests,
         changes=tuple(provenance.changes(told)),
@@ -86,6 +86,12 @@ def _word(run_json: Place) -> dict[str, Any]:
         raise ConfigError(f"{run_json}: no such file: give the run.json of a finished slide")
     if not {"provenance", "fingerprint", "labels", "labels_digest"} <= word.keys():
         raise ConfigError(f"{run_json} is not the run.json of a finished slide of this version")
+    labels = run_json.parent / word["labels"] / "0" / "zarr.json"
+    if not digest.is_known(word["labels_digest"]) and not records.exists(labels):
+        raise ConfigError(
+            f"{run_json}: an earlier version made its digest, and the labels are gone: there is "
+            "nothing to compare with"
+        )
     return word
 
 

@@ -255,7 +255,8 @@ def label(job: Job, index: int) -> None:
     lines = audit.NOTHING
     if len(seen.seeds):
         at = core.slices(origin=window.grow(1))
-        lines = audit.counts(grown, at, core, job.grid, holes=job.holes)
+        count = len(known.label) - 1
+        lines = audit.counts(grown, at, core, job.grid, count=count, holes=job.holes)
     names = known.label[parts[:, 3]]
     if len(parts):
         _sum_up(job, index, grown, (seen, parts), known)

@@ -39,7 +39,11 @@ def shares(labels, tile_px=TILE, holes=frozenset()):
         core = grid.core(index)
         window = core.grow(2).clip(*grid.shape)
         seen = labels[window.slices()]
-        parts.append(audit.counts(seen, core.slices(origin=window), core, grid, holes))
+        parts.append(
+            audit.counts(
+                seen, core.slices(origin=window), core, grid, count=int(seen.max()), holes=holes
+            )
+        )
     return parts
 
 
@@ -266,7 +270,7 @@ def test_counts_are_those_of_each_line_by_itself(seed, tile_px):
     grid = Grid(*labels.shape, tile_px, REACH)
     for index in range(len(grid)):
         core = grid.core(index)
-        found = audit.counts(labels, core.slices(), core, grid)
+        found = audit.counts(labels, core.slices(), core, grid, count=int(labels.max()))
         seams, inside = np.zeros((2, len(audit.KIND)), np.int64)
         for side, start, stop, along in (
             (labels, core.y0, core.y1, slice(core.x0, core.x1)),
@@ -274,7 +278,7 @@ def test_counts_are_those_of_each_line_by_itself(seed, tile_px):
         ):
             if start:
                 seams += at_line(side[:, along], start, stop)
-            apart = audit._steps(audit.APART_PX, grid)
+            apart = audit._steps(max(audit.APART_PX, grid.tile_px // audit.MOST_LINES), grid)
             for line in range(start + apart, stop, apart):
                 inside += at_line(side[:, along], line, stop)
         kinds = found[: 2 * len(audit.KIND) + len(audit.PAIRS)]

@@ -54,4 +54,26 @@ def test_large_places_and_labels_are_not_cut_off():
         for box in (far, Box(0, 0, 1, 1))
     }
     assert len(seen) == 4
-    assert all(len(one) == 32 for one in seen)
+    assert all(len(one.removeprefix(digest.KIND)) == 32 for one in seen)
+
+
+@given(labels, st.integers(1, 12))
+def test_it_is_a_sum_over_pixels(image, step):
+    height, width = image.shape
+    each = [
+        digest.share(image[y : y + 1, x : x + 1], Box(y, x, y + 1, x + 1), width)
+        for y in range(height)
+        for x in range(width)
+    ]
+    assert digest.total(each) == of(image, step)
+
+
+def test_of_many_images_no_two_have_the_same():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 3, (3, 4)).astype(np.uint32) for _ in range(4000)]
+    assert len({of(one, 4) for one in images}) == len({one.tobytes() for one in images})
+
+
+def test_what_an_earlier_version_made_is_known_as_such():
+    assert digest.is_known(digest.total([]))
+    assert not digest.is_known("0" * 32)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import zarr
 
+from nucleiflow import digest
+
 OPTIONS = ("--tile-px", 128, "--mpp", 0.3, "--stain", "fluorescence")
 
 
@@ -53,11 +55,26 @@ def test_without_the_labels_their_digest_decides(begun, tmp_path):
     shutil.rmtree(command.store(begun))
     done = again(begun, tmp_path / "again")
     assert (done.code, "equal, by their digests" in done.out) == (0, True)
-    word = command.word(begun)
-    (begun / "run.json").write_text(json.dumps({**word, "labels_digest": "0" * 32}))
+    told(begun, digest.KIND + "0" * 32)
     done = again(begun, tmp_path / "third")
     assert done.code == 1
-    assert "the labels differ: 000" in done.out
+    assert f"the labels differ: {digest.KIND}000" in done.out
+
+
+def told(folder, text):
+    """The digest in a run.json is another."""
+    word = command.word(folder)
+    (folder / "run.json").write_text(json.dumps({**word, "labels_digest": text}))
+
+
+def test_a_digest_of_an_earlier_version_is_no_difference(begun, tmp_path):
+    told(begun, "0" * 32)
+    done = again(begun, tmp_path / "again")
+    assert (done.code, "equal, bit for bit" in done.out) == (0, True)
+    shutil.rmtree(command.store(begun))
+    done = again(begun, tmp_path / "third")
+    assert done.code == 2
+    assert "earlier version" in done.line
 
 
 def test_other_packages_are_told(begun, tmp_path):

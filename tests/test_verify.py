@@ -214,8 +214,15 @@ def test_a_damaged_table_is_told(copy):
 
 def test_a_forged_digest_is_told(copy):
     word = command.word(copy)
-    records.put_json(copy / "run.json", word | {"labels_digest": "0" * 32})
+    records.put_json(copy / "run.json", word | {"labels_digest": digest.KIND + "0" * 32})
     assert verify.verify(copy, windows=0).exit_code == 1
+
+
+def test_a_digest_of_an_earlier_version_is_not_compared(copy):
+    records.put_json(copy / "run.json", command.word(copy) | {"labels_digest": "0" * 32})
+    said = []
+    assert verify.verify(copy, windows=0, say=said.append).exit_code == 0
+    assert any("earlier version" in one for one in said)
 
 
 def test_another_machine_is_said_where_labels_differ(copy):
