@@ -29,7 +29,7 @@ from nucleiflow.errors import ConfigError, NucleiflowError, RunError, explain
 from nucleiflow.roster import Roster
 
 GPU_THREADS = 4, 16  # of a worker with a GPU, one for each of its cores: they read, label and write
-CPU_THREADS = 2  # of a worker without: one tile is read and written while another is computed
+CPU_THREADS = 2, 4  # of one without, and one more than it has cores: each waits for a disk at times
 CONNECT_SECONDS = 25
 LOOK_SECONDS = 0.1
 WAIT_MINUTES = {"local": 3.0, "gpu": 3.0, "connect": 3.0, "slurm": 60.0}
@@ -86,11 +86,17 @@ class Size:
 def size(workers: int | None) -> Size:
     """Share the processors out: by default a process for every four of them.
 
-    Each has two threads, so that one tile is read and written while another is in the network.
+    Each has several threads, so that tiles are read and written while another is in the network.
     """
     cores = _cores()
     workers = workers or max(1, cores // 4)
-    return Size(workers, CPU_THREADS, max(1, cores // workers))
+    own = max(1, cores // workers)
+    return Size(workers, _cpu_threads(own), own)
+
+
+def _cpu_threads(cores: int) -> int:
+    least, most = CPU_THREADS
+    return min(max(cores + 1, least), most)
 
 
 def _gpu_threads(cores: int) -> int:
@@ -116,10 +122,11 @@ def shape(chosen: Cluster) -> Size:
     if chosen.kind == "slurm":
         if chosen.workers is None:
             raise ConfigError("cluster.workers is missing: how many Slurm jobs may run at once?")
-        usual = CPU_THREADS if chosen.device == "cpu" else _gpu_threads(chosen.cores)
-        return Size(chosen.workers, chosen.threads or usual, chosen.cores)
+        usual = _cpu_threads if chosen.device == "cpu" else _gpu_threads
+        threads = chosen.threads or usual(chosen.cores)
+        return Size(chosen.workers, threads, chosen.cores)
     if chosen.kind == "connect":
-        return Size(chosen.workers or 1, chosen.threads or CPU_THREADS, 0)
+        return Size(chosen.workers or 1, chosen.threads or CPU_THREADS[0], 0)
     if chosen.device == "gpu":
         raise ConfigError("the cluster kind local works on the CPU: use kind gpu for GPUs")
     shared = size(chosen.workers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,12 +76,14 @@ def later(job: Job, word: dict[str, Any], index: int = 0) -> None:
 def _html(
     job: Job, word: Mapping[str, Any], pictures: Pictures, nuclei: Nuclei, maps: Arrays
 ) -> str:
-    zoom = deepzoom.build(
-        job.levels,
-        {"image": pictures.image_tile, "outlines": pictures.outline_tile},
-        finest=pixels.finest(job),
-    )
     chosen = fields.choose(nuclei.survey, job.grid.shape, job.grid.tile_px)
+    with ThreadPoolExecutor(1) as beside:
+        close = beside.submit(lambda: [_field(job, pictures, one) for one in chosen])
+        zoom = deepzoom.build(
+            job.levels,
+            {"image": pictures.image_tile, "outlines": pictures.outline_tile},
+            finest=pixels.finest(job),
+        )
     pixel_um = job.resolution.pixel_um
     return reportpage.page(
         reportpage.Facts(
@@ -88,7 +92,7 @@ def _html(
             zoom=zoom,
             aspect=job.grid.width / job.grid.height,
             um=zoom.span_px * pixel_um[1] if pixel_um else None,
-            fields=[_field(job, pictures, one, zoom.span_px) for one in chosen],
+            fields=[_within(zoom.span_px, one) for one in close.result()],
             maps=_maps(job, pictures, maps, nuclei),
             histograms=nuclei.histograms,
             command=f"nucleiflow rerun {job.run_json} --out OTHER",
@@ -189,7 +193,8 @@ def _coloured(labels: NDArray[Any]) -> Picture:
     return drawn
 
 
-def _field(job: Job, pictures: Pictures, one: fields.Field, span_px: int) -> reportpage.Field:
+def _field(job: Job, pictures: Pictures, one: fields.Field) -> reportpage.Field:
+    """A field as it is shown, but for its place, which is in px."""
     box = one.box
     labels, drawn = pictures.labelled(0, box)
     amount = len(np.unique(labels[labels != 0]))
@@ -200,13 +205,19 @@ def _field(job: Job, pictures: Pictures, one: fields.Field, span_px: int) -> rep
     return reportpage.Field(
         why=one.why,
         line=", ".join(part for part in (nuclei, one.reason, place) if part),
-        x=box.x0 / span_px,
-        y=box.y0 / span_px,
-        width=box.width / span_px,
-        height=box.height / span_px,
+        x=box.x0,
+        y=box.y0,
+        width=box.width,
+        height=box.height,
         image=picture.jpeg(pictures.image(0, box), quality=FIELD_QUALITY),
         outlines=picture.indexed_png(drawn, OUTLINE),
     )
+
+
+def _within(span_px: int, one: reportpage.Field) -> reportpage.Field:
+    """Its place as parts of the view's width."""
+    place = {name: getattr(one, name) / span_px for name in ("x", "y", "width", "height")}
+    return replace(one, **place)
 
 
 def _dash(drawn: Picture, box: Box, tile_px: int) -> None:

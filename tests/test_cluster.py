@@ -484,6 +484,19 @@ def test_a_gpu_has_a_thread_for_each_of_its_cores(cores, threads, monkeypatch):
     assert cluster.shape(job.model_copy(update={"threads": 3})).threads == 3
 
 
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(1, 1, 2), (2, 1, 3), (16, 4, 4)])
+def test_without_a_gpu_there_is_a_thread_more_than_cores(cores, workers, threads, monkeypatch):
+    monkeypatch.setattr(cluster, "_cores", lambda: cores)
+    found = cluster.shape(Cluster())
+    assert (found.workers, found.threads, found.network_threads) == (
+        workers,
+        threads,
+        cores // workers,
+    )
+    job = Cluster(kind="slurm", workers=2, device="cpu", cores=cores // workers)
+    assert cluster.shape(job).threads == threads
+
+
 def test_the_collector_leaves_alone_what_a_worker_has_loaded():
     script = (
         "import gc, numpy; from nucleiflow import heap; before = len(gc.get_objects())\n"
