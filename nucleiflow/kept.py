@@ -14,7 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-MAX_BYTES = 2**28
+MAX_BYTES = 2**27
 
 Tile = NDArray[Any] | None  # None is a tile that the file lacks
 Key = tuple[int, ...]  # an open slide's number, then its own
