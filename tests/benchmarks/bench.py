@@ -177,16 +177,17 @@ def pipeline(found):
             f"start to end |"
         )
     if "scale" in found:
-        peaks, cost = found["scale"]["peaks"], found["scale"]["cpu_ms_per_megapixel"]
+        peaks, cost = found["scale"]["peaks"], found["scale"]["cpu_seconds_per_megapixel"]
         for kind in ("worker", "driver"):
             told = ", ".join(f"{one[f'{kind}_mb']:,.0f}" for one in peaks)
             sizes = ", ".join(f"{one['megapixels']:,.0f}" for one in peaks)
             lines.append(f"| peak memory of the {kind} at {sizes} MP | {told} MB |")
-        small, large = cost.values()
-        few, many = ((int(side) ** 2) / 1e6 for side in (min(cost, key=int), max(cost, key=int)))
+        few, many = sorted(cost, key=int)
+        told = ", ".join(f"{cost[many][name] / cost[few][name]:.2f} x" for name in cost[few])
+        sizes = " over ".join(f"{int(side) ** 2 / 1e6:,.0f} MP" for side in (many, few))
         lines.append(
-            f"| processor per MP with the start of processes, {many:,.0f} MP over {few:,.0f} MP "
-            f"| {large / small:.2f} x |"
+            "| processor per MP of the tiles' tasks, with the slide's, with the start of "
+            f"processes, {sizes} | {told} |"
         )
     if "stages" in found:
         lines += ["", "| processor, ms per MP, beside the network | |", "|---|---|"]

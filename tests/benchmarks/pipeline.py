@@ -22,6 +22,7 @@ import standin
 RATIO_PX, STAGES_PX = 16_384, 32_768
 FEED_PX, FEED_SLIDES = 16_384, 4
 SMALL_PX, LARGE_PX = 6144, 32_768
+OF_TILES = ("tasks.copy_image", "tasks.segment", "tasks.label", "results.measured", "results.met")
 
 
 def main():
@@ -65,8 +66,11 @@ def nucleiflow(slides, out, *options, env=None):
 
 
 def child(*words, env=None):
-    """Run a part of this file in a process of its own -> what it prints last, as JSON."""
+    """Run a part of this file in a process of its own -> what it prints last, as JSON. Libraries
+    of linear algebra have one thread, as in Dask's workers.
+    """
     command = [sys.executable, __file__, "none", "--child", *map(str, words)]
+    env = {**(os.environ if env is None else env), "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -166,8 +170,10 @@ def stages(given):
     }
 
 
-def serial(slide, out):
-    """A run in this process, whose tasks are timed: CPU seconds of all threads, by task."""
+def serial(slide, out, *first):
+    """A run in this process, whose tasks are timed: CPU seconds of all threads, by task. Those of
+    a slide that is done `first` do not count.
+    """
     from nucleiflow import batch, config, heap, pool
     from nucleiflow.progress import Quiet
 
@@ -183,8 +189,10 @@ def serial(slide, out):
 
     pool.perform = timed
     heap.settle()  # as workers do
-    wanted = batch.slides([str(slide)], config.RunConfig(restart=True))
-    done = batch.run(wanted, Path(out), cluster=batch.local(0), progress=Quiet())
+    for one in (*first, slide):
+        cpu.clear()
+        wanted = batch.slides([str(one)], config.RunConfig(restart=True))
+        done = batch.run(wanted, Path(out), cluster=batch.local(0), progress=Quiet())
     print(json.dumps({"cpu": cpu, "nuclei": done.slides[0]["nuclei"]}))
 
 
@@ -245,13 +253,22 @@ def scale(given):
         row = memory.measure(given.folder, side, tissue, 1)
         rows.append({name: row[name] for name in ("megapixels", "worker_mb", "driver_mb")})
     maps, cost = given.folder / "maps", {}
+    small = dense(given.folder, SMALL_PX)
     for side in (SMALL_PX, LARGE_PX):
-        slide = dense(given.folder, side)
-        out = given.folder / "out-scale"
+        slide, out = dense(given.folder, side), given.folder / "out-scale"
         nucleiflow([slide], out, env=standin.environment(maps, 0))  # keeps the maps
-        _, _, cpu = nucleiflow([slide], out, env=standin.environment(maps, 1e6))
-        cost[side] = cpu / (side**2 / 1e6)
-    return {"peaks": rows, "cpu_ms_per_megapixel": cost}
+        env = standin.environment(maps, 1e6)
+        _, _, whole = nucleiflow([slide], out, env=env)
+        cpu = [child("serial", slide, out, small, env=env)["cpu"] for _ in range(given.rounds)]
+        shutil.rmtree(out)
+        megapixels = side**2 / 1e6
+        tiles = [sum(value for name, value in one.items() if name in OF_TILES) for one in cpu]
+        cost[side] = {
+            "tiles": statistics.median(tiles) / megapixels,
+            "slide": statistics.median([sum(one.values()) for one in cpu]) / megapixels,
+            "command": whole / megapixels,
+        }
+    return {"peaks": rows, "cpu_seconds_per_megapixel": cost}
 
 
 PARTS = {"ratio": ratio, "stages": stages, "feed": feed, "scale": scale}
