@@ -16,6 +16,7 @@ from typing import Any
 
 from nucleiflow import (
     cluster,
+    crew,
     flow,
     heap,
     lock,
@@ -23,6 +24,7 @@ from nucleiflow import (
     pool,
     provenance,
     records,
+    shape,
     source,
     status,
     unet,
@@ -250,13 +252,13 @@ def _runner(chosen: Cluster, models: Sequence[Model], driver: _Driver) -> Iterat
     ready = partial(
         _prepare_worker,
         [(one.path, one.sha256) for one in models],
-        cluster.device(chosen),
-        cluster.shape(chosen).network_threads,
+        shape.device(chosen),
+        shape.of(chosen).network_threads,
     )
     with cluster.open(chosen, ready, demand=driver.demand) as client:
         if address := cluster.dashboard(client):
             driver.say(f"dashboard: {address}")
-        patience = 60 * (chosen.wait_minutes or cluster.WAIT_MINUTES[chosen.kind])
+        patience = 60 * crew.wait_minutes(chosen)
         yield pool.Dask(client, partial(cluster.workers, client), patience_seconds=patience)
 
 

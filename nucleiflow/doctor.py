@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nucleiflow import checkup, cluster, diagnosis, forecast, place, records
+from nucleiflow import checkup, cluster, diagnosis, forecast, place, records, shape
 from nucleiflow.checkup import Visit
 from nucleiflow.config import Cluster, Wanted
 from nucleiflow.diagnosis import Fault, Finding, Findings, Needs
@@ -82,8 +82,8 @@ def examine(chosen: Cluster, wanted: Sequence[Wanted] = (), out: str | None = No
     slides = _spread(wanted)
     needs, unplanned = _needs(slides, len(wanted))
     visit = Visit(
-        device="cpu" if chosen.kind == "serial" else cluster.device(chosen),
-        threads=0 if chosen.kind == "serial" else cluster.shape(chosen).network_threads,
+        device="cpu" if chosen.kind == "serial" else shape.device(chosen),
+        threads=0 if chosen.kind == "serial" else shape.of(chosen).network_threads,
         models=_models(wanted),
         slides=tuple(one.slide for one in slides),
         out=None if out is None else place.of(out),
@@ -159,7 +159,7 @@ def _this_process(visit: Visit) -> _Round:
 
 def _workers(chosen: Cluster, visit: Visit) -> _Round:
     seen = _Round()
-    count = cluster.shape(chosen).workers
+    count = shape.of(chosen).workers
     with cluster.open(chosen, _nothing, demand=lambda: count) as client:
         if chosen.kind == "slurm":
             _gather(client, count, seen)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from nucleiflow import cluster, flow, regions, speeds, unet
+from nucleiflow import flow, regions, shape, speeds, unet
 from nucleiflow.config import Wanted
 from nucleiflow.errors import NucleiflowError
 from nucleiflow.estimate import Estimate, clock, estimate
@@ -80,16 +80,16 @@ def forecast(
     With `calibrate` the network runs for a moment, and its speed is remembered for later plans.
     """
     models = {path: load(path or SHIPPED) for path in {one.config.model for one in wanted}}
-    shape = cluster.size(workers)
+    size = shape.of_machine(workers)
     if calibrate:
         for model in models.values():
-            measured = _network_speed(model, shape.network_threads)
-            speeds.remember(model.sha256, shape.network_threads, measured)
+            measured = _network_speed(model, size.network_threads)
+            speeds.remember(model.sha256, size.network_threads, measured)
     found = []
     for one in wanted:
         model = models[one.config.model]
-        speed = speeds.remembered(model.sha256, shape.network_threads)
-        found.append(_one(one, out, model, shape.workers, speed and speed * shape.workers))
+        speed = speeds.remembered(model.sha256, size.network_threads)
+        found.append(_one(one, out, model, size.workers, speed and speed * size.workers))
     return found
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from nucleiflow.errors import ConfigError
+
 INPUT, READ, FAILS, CLUSTER, SLURM, CONNECT = (
     "Slides and results",
     "How slides are read",
@@ -174,3 +176,17 @@ Key = Annotated[Path | None, option(CONNECT, "Its private key (PEM).", "--tls-ke
 AllowPlain = Annotated[
     bool, option(CONNECT, "Talk to another machine without TLS.", "--allow-plain")
 ]
+
+
+def config(**chosen: Any) -> Any:
+    """The RunConfig of these options. Raises ConfigError, naming the option at fault."""
+    from pydantic import ValidationError
+
+    from nucleiflow.config import RunConfig
+
+    try:
+        return RunConfig(**chosen)
+    except ValidationError as error:
+        from nucleiflow import complaint, jobfile
+
+        raise ConfigError(complaint.line(error, jobfile.flag)) from None

@@ -24,19 +24,20 @@ LAYERS = (
     "objects records speeds forgetful deflate",
     "dicom formats companions chunks memory tiffcheck tiffmeta tiffread",
     "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
-    "source identity cluster checkup doctor tasks look flow batch forecast show showcase train "
-    "classic layouts dataset evaluate describe weakspots lock status jobfile holes rerun report "
-    "verify overview survey runfile recompute integrity spatial viewer api results export finished "
-    "linked pixels maps labelled regions",
-    "cli options __main__",
+    "source identity cluster kinds crew shape secure checkup doctor tasks look flow batch forecast "
+    "show showcase train classic layouts dataset evaluate describe weakspots lock status jobfile "
+    "holes rerun report verify overview survey runfile recompute integrity spatial viewer api "
+    "results export finished linked pixels maps labelled regions",
+    "cli runcommands askcommands resultcommands modelcommands options answer __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
+COMMAND_MODULES = ("runcommands", "askcommands", "resultcommands", "modelcommands")
 FRIENDS_ALLOWED = {0, 1, 2, 3, 5, 6}  # layers whose modules may import each other
 DOORS = {
     "tensorflow": {"unet", "train"},
     "keras": {"unet", "train"},
     "dask": {"cluster", "forgetful"},
-    "distributed": {"cluster", "slurm", "forgetful"},
+    "distributed": {"cluster", "kinds", "crew", "secure", "slurm", "forgetful"},
     "dask_jobqueue": {"slurm"},
     "pynvml": {"gpus"},
     "zarr": {"store", "anndata_zarr", "chunks"},
@@ -51,7 +52,7 @@ DOORS = {
     "pyarrow": {"tables", "spatial"},
     "rich": {"progress"},
     "imagecodecs": {"deflate", "chunks"},
-    "typer": {"cli", "options"},
+    "typer": {"cli", *COMMAND_MODULES, "options", "answer"},
     "click": {"cli"},
 }
 # imported inside functions only
@@ -198,21 +199,18 @@ def test_every_command_has_help(command):
         env={"COLUMNS": "200", "PATH": ""},
     )
     assert done.stderr == ""
-    described = ast.get_docstring(_function(f"{command}_command")) if command else ""
+    described = ast.get_docstring(_functions()[command]) if command else ""
     assert described.split("\n")[0].split(".")[0] in done.stdout
     if command is None:
         assert all(re.search(rf"^\W*{name}\s+\w", done.stdout, re.MULTILINE) for name in COMMANDS)
-        assert set(COMMANDS) == _commands(), "a command without a test of its help"
+        assert set(COMMANDS) == set(_functions()), "a command without a test of its help"
 
 
-def _function(name):
-    return next(node for node in TREES["cli"].body if getattr(node, "name", None) == name)
-
-
-def _commands():
+def _functions():
     return {
-        node.name.removesuffix("_command")
-        for node in TREES["cli"].body
+        node.name.removesuffix("_command"): node
+        for module in COMMAND_MODULES
+        for node in TREES[module].body
         if isinstance(node, ast.FunctionDef) and node.name.endswith("_command")
     }
 

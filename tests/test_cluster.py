@@ -19,7 +19,7 @@ from dask.utils import key_split
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nucleiflow import cluster, forgetful, gpus, unet
+from nucleiflow import cluster, forgetful, gpus, kinds, secure, shape, unet
 from nucleiflow.config import Cluster, Tls
 from nucleiflow.errors import ConfigError, ModelError, RunError
 from nucleiflow.roster import Roster
@@ -129,7 +129,7 @@ def test_each_gpu_has_a_worker_that_keeps_it_through_a_restart():
         os.kill(pid, signal.SIGKILL)
         await_workers(client, lambda known: len(known) == 2 and gone not in known)
         assert sorted(gpu for _, gpu in ask(client, identity()).values()) == ["1", "3"]
-        assert set(cluster.workers(client).values()) == {cluster.shape(chosen).threads}
+        assert set(cluster.workers(client).values()) == {shape.of(chosen).threads}
 
 
 def test_a_gpu_that_tensorflow_does_not_see_is_never_replaced_by_the_cpu():
@@ -334,7 +334,7 @@ def test_what_anybody_could_hear_is_refused(address, tmp_path):
 def test_plain_is_possible_on_purpose_and_lost_certificates_are_named(tls):
     there = "tcp://scheduler.example:8786"
     allowed = Cluster(kind="connect", scheduler_address=there, allow_plain=True)
-    assert cluster._address(allowed) == there
+    assert secure.address(allowed) == there
     lost = tls.model_copy(update={"key": Path("gone.pem")})
     fails(
         Cluster(kind="connect", scheduler_address="tls://a:1", tls=lost),
@@ -345,7 +345,7 @@ def test_plain_is_possible_on_purpose_and_lost_certificates_are_named(tls):
 
 @pytest.mark.parametrize("listens", [True, False])
 def test_a_scheduler_that_does_not_answer_is_one_line(listens, monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(kinds, "CONNECT_SECONDS", 1)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listens:
@@ -375,10 +375,10 @@ def test_a_bad_scheduler_file_is_one_line(tmp_path, content):
 def test_what_a_worker_must_have_follows_from_the_kind():
     chosen = [Cluster(kind=kind) for kind in ("local", "gpu", "slurm")]
     chosen.append(Cluster(kind="connect", scheduler_file=Path("scheduler.json")))
-    assert [cluster.device(one) for one in chosen] == ["cpu", "gpu", "gpu", "auto"]
-    assert cluster.device(Cluster(kind="slurm", device="cpu")) == "cpu"
+    assert [shape.device(one) for one in chosen] == ["cpu", "gpu", "gpu", "auto"]
+    assert shape.device(Cluster(kind="slurm", device="cpu")) == "cpu"
     with pytest.raises(ConfigError, match="use kind gpu"):
-        cluster.shape(Cluster(device="gpu"))
+        shape.of(Cluster(device="gpu"))
 
 
 THERE = [gpus.Gpu(str(n), f"GPU-{n}{n}aa", "A100") for n in range(3)] + [
@@ -460,7 +460,7 @@ def test_nvml_is_asked_for_gpus_and_slices(monkeypatch):
     assert [gpu.name for gpu in gpus.found()] == ["0", "UUID-1.0", "UUID-1.2", "2"]
     monkeypatch.setenv(gpus.VARIABLE, "UUID-1.2,2")
     assert gpus.chosen(None) == ("UUID-1.2", "2")
-    assert cluster.shape(Cluster(kind="gpu")).workers == 2
+    assert shape.of(Cluster(kind="gpu")).workers == 2
 
 
 def test_without_nvml_s_package_gpus_are_taken_as_named_or_asked_for(monkeypatch):
@@ -476,25 +476,25 @@ def test_without_nvml_s_package_gpus_are_taken_as_named_or_asked_for(monkeypatch
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 4), (8, 8), (64, 16)])
 def test_a_gpu_has_a_thread_for_each_of_its_cores(cores, threads, monkeypatch):
-    monkeypatch.setattr(cluster, "_cores", lambda: 2 * cores)
+    monkeypatch.setattr(shape, "_cores", lambda: 2 * cores)
     chosen = Cluster(kind="gpu", device="cpu", gpus=(0, 1))
-    assert cluster.shape(chosen).threads == threads
+    assert shape.of(chosen).threads == threads
     job = Cluster(kind="slurm", workers=2, cores=cores)
-    assert cluster.shape(job).threads == threads
-    assert cluster.shape(job.model_copy(update={"threads": 3})).threads == 3
+    assert shape.of(job).threads == threads
+    assert shape.of(job.model_copy(update={"threads": 3})).threads == 3
 
 
 @pytest.mark.parametrize(("cores", "workers", "threads"), [(1, 1, 2), (2, 1, 3), (16, 4, 4)])
 def test_without_a_gpu_there_is_a_thread_more_than_cores(cores, workers, threads, monkeypatch):
-    monkeypatch.setattr(cluster, "_cores", lambda: cores)
-    found = cluster.shape(Cluster())
+    monkeypatch.setattr(shape, "_cores", lambda: cores)
+    found = shape.of(Cluster())
     assert (found.workers, found.threads, found.network_threads) == (
         workers,
         threads,
         cores // workers,
     )
     job = Cluster(kind="slurm", workers=2, device="cpu", cores=cores // workers)
-    assert cluster.shape(job).threads == threads
+    assert shape.of(job).threads == threads
 
 
 def test_the_collector_leaves_alone_what_a_worker_has_loaded():

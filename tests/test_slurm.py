@@ -13,7 +13,7 @@ import pytest
 import slurm as daemons
 import yaml
 
-from nucleiflow import cluster, showcase, slurm
+from nucleiflow import cluster, shape, showcase, slurm
 from nucleiflow.config import Cluster
 from nucleiflow.errors import ConfigError, RunError
 
@@ -294,7 +294,7 @@ def test_without_the_extra_the_error_says_what_to_install(tmp_path, monkeypatch,
 
 def test_the_number_of_jobs_is_the_users_to_say(tmp_path):
     with pytest.raises(ConfigError, match=r"cluster\.workers is missing"):
-        cluster.shape(jobs(tmp_path, workers=None))
+        shape.of(jobs(tmp_path, workers=None))
 
 
 @pytest.mark.parametrize(
