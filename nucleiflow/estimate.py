@@ -11,7 +11,7 @@ from nucleiflow.plan import Grid
 
 FIXED_BYTES = 1_000_000_000  # TensorFlow, other libraries, decoded tiles that are kept (128 MB)
 NETWORK_BYTES_PER_PX = 420  # of the largest window, while it is in the network, measured
-TILE_BYTES_PER_PX = 80  # of the tiles that a worker's other threads read, label and write, measured
+TILE_BYTES_PER_PX = 40  # of the tiles that a worker's other threads read, label and write, measured
 LABEL_BYTES_PER_PX = 1.1  # of a dense slide: labels, and scratch but for pixels, measured
 TABLE_BYTES_PER_PX = 1.0  # nuclei.parquet, nuclei.csv and nuclei.geojson.gz of a dense slide
 REPORT_BYTES, REPORT_BYTES_PER_PX, MOST_REPORT_BYTES = 1_000_000, 1.5, 15_000_000

@@ -10,7 +10,7 @@ from nucleiflow.config import Cluster
 from nucleiflow.errors import ConfigError
 
 GPU_THREADS = 4, 16  # of a worker with a GPU, one for each of its cores: they read, label and write
-CPU_THREADS = 2, 4  # of one without, and one more than it has cores: each waits for a disk at times
+CPU_THREADS = 2  # of a worker without: one tile is read and written while another is computed
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,10 @@ def of(chosen: Cluster) -> Size:
     if chosen.kind == "slurm":
         if chosen.workers is None:
             raise ConfigError("cluster.workers is missing: how many Slurm jobs may run at once?")
-        usual = _cpu_threads if chosen.device == "cpu" else _gpu_threads
-        threads = chosen.threads or usual(chosen.cores)
-        return Size(chosen.workers, threads, chosen.cores)
+        usual = CPU_THREADS if chosen.device == "cpu" else _gpu_threads(chosen.cores)
+        return Size(chosen.workers, chosen.threads or usual, chosen.cores)
     if chosen.kind == "connect":
-        return Size(chosen.workers or 1, chosen.threads or CPU_THREADS[0], 0)
+        return Size(chosen.workers or 1, chosen.threads or CPU_THREADS, 0)
     if chosen.device == "gpu":
         raise ConfigError("the cluster kind local works on the CPU: use kind gpu for GPUs")
     shared = of_machine(chosen.workers)
@@ -51,12 +50,12 @@ def of(chosen: Cluster) -> Size:
 def of_machine(workers: int | None) -> Size:
     """Share the processors out: by default a process for every four of them.
 
-    Each has several threads, so that tiles are read and written while another is in the network.
+    Each has two threads, so that one tile is read and written while another is in the network: a
+    third one would take the processor from it.
     """
     cores = _cores()
     workers = workers or max(1, cores // 4)
-    own = max(1, cores // workers)
-    return Size(workers, _cpu_threads(own), own)
+    return Size(workers, CPU_THREADS, max(1, cores // workers))
 
 
 def device(chosen: Cluster) -> str:
@@ -81,11 +80,6 @@ def pins(chosen: Cluster) -> tuple[str, ...]:
             f"({', '.join(names)}): one process per GPU"
         )
     return names[: chosen.workers]
-
-
-def _cpu_threads(cores: int) -> int:
-    least, most = CPU_THREADS
-    return min(max(cores + 1, least), most)
 
 
 def _gpu_threads(cores: int) -> int:

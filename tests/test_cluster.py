@@ -484,19 +484,6 @@ def test_a_gpu_has_a_thread_for_each_of_its_cores(cores, threads, monkeypatch):
     assert shape.of(job.model_copy(update={"threads": 3})).threads == 3
 
 
-@pytest.mark.parametrize(("cores", "workers", "threads"), [(1, 1, 2), (2, 1, 3), (16, 4, 4)])
-def test_without_a_gpu_there_is_a_thread_more_than_cores(cores, workers, threads, monkeypatch):
-    monkeypatch.setattr(shape, "_cores", lambda: cores)
-    found = shape.of(Cluster())
-    assert (found.workers, found.threads, found.network_threads) == (
-        workers,
-        threads,
-        cores // workers,
-    )
-    job = Cluster(kind="slurm", workers=2, device="cpu", cores=cores // workers)
-    assert shape.of(job).threads == threads
-
-
 def test_the_collector_leaves_alone_what_a_worker_has_loaded():
     script = (
         "import gc, numpy; from nucleiflow import heap; before = len(gc.get_objects())\n"
