@@ -26,6 +26,7 @@ SETTINGS = {
     "distributed.worker.memory.target": False,  # nothing is kept that could be spilled, and a
     "distributed.worker.memory.spill": False,  # worker that pauses would hold its tiles for ever
     "distributed.worker.memory.pause": False,
+    "distributed.worker.profile.enabled": False,  # see `crew.plugged`
 }
 UNHEARD = (  # warnings that are told better: by `dashboard`, by the doctor
     r"(?s)\s*Port \d+ is already in use",

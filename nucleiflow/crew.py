@@ -42,6 +42,10 @@ class Crew:
 def plugged(client: Any, prepare: Callable[[], None], *, leaves: bool) -> Iterator[str]:
     """`prepare` runs in the workers that are there and in all that come, and they tell how it went
     under the topic. A worker that cannot begin and `leaves` gives its place up without a tile.
+
+    Dask's profiler is stopped in each: it asks for the frames of all threads a hundred times a
+    second, and where the collector of garbage begins meanwhile while another thread starts a third
+    one, Python 3.11 waits for ever (https://github.com/python/cpython/issues/106883).
     """
     topic = f"nucleiflow-{uuid.uuid4().hex[:12]}"
     try:
@@ -68,6 +72,8 @@ def _plugin(prepare: Callable[[], None], topic: str, *, leaves: bool) -> Any:
         async def setup(self, worker: Any) -> None:
             """In a thread, so that the worker goes on answering while its network is loaded."""
             told = {"worker": worker.address, "job": os.environ.get("SLURM_JOB_ID")}
+            if profiler := worker.periodic_callbacks.pop("profile", None):
+                profiler.stop()
             try:
                 await asyncio.to_thread(prepare)
             except Exception as error:

@@ -16,6 +16,7 @@ import foreign
 import psutil
 import pytest
 from dask.utils import key_split
+from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,6 +64,22 @@ def note_in(folder):
             file.write("x")
 
     return prepare
+
+
+def test_the_profiler_which_can_lock_a_worker_up_is_off(tmp_path):
+    def known(client):
+        def callbacks(dask_worker):
+            return sorted(dask_worker.periodic_callbacks)
+
+        return {name for names in client.run(callbacks).values() for name in names}
+
+    with opened(Cluster(workers=1)) as client:
+        assert "profile" not in known(client) >= {"heartbeat"}
+    with existing(tmp_path) as file, Client(scheduler_file=str(file)) as seen:
+        seen.wait_for_workers(1, timeout=60)
+        assert "profile" in known(seen)
+        with opened(Cluster(kind="connect", scheduler_file=file)) as client:
+            assert "profile" not in known(client) >= {"heartbeat"}
 
 
 def test_local_workers_are_prepared_once_each_and_bound_to_loopback(tmp_path):
