@@ -51,6 +51,6 @@ def total(shares: Iterable[NDArray[np.uint64]]) -> str:
     return KIND + "".join(f"{int(part):016x}" for part in summed)
 
 
-def is_known(text: str) -> bool:
-    """False for a digest that an earlier version made in another way."""
-    return text.startswith(KIND)
+def is_known(told: object) -> bool:
+    """False for a digest that an earlier version made in another way, and for what is none."""
+    return isinstance(told, str) and told.startswith(KIND)

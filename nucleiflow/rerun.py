@@ -86,7 +86,7 @@ def _word(run_json: Place) -> dict[str, Any]:
         raise ConfigError(f"{run_json}: no such file: give the run.json of a finished slide")
     if not {"provenance", "fingerprint", "labels", "labels_digest"} <= word.keys():
         raise ConfigError(f"{run_json} is not the run.json of a finished slide of this version")
-    labels = run_json.parent / word["labels"] / "0" / "zarr.json"
+    labels = run_json.parent / str(word["labels"]) / "0" / "zarr.json"
     if not digest.is_known(word["labels_digest"]) and not records.exists(labels):
         raise ConfigError(
             f"{run_json}: an earlier version made its digest, and the labels are gone: there is "

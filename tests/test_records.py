@@ -36,6 +36,16 @@ def test_damage_anywhere_is_told_in_one_line(tmp_path, plain):
             assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_numbers_lie_where_they_can_be_read_in_place(tmp_path, plain):
+    mixed = {"odd": np.arange(3, dtype=np.uint8), "one": np.ones(1, np.uint16), "most": np.ones(5)}
+    records.put_arrays(tmp_path / "1.rec", mixed, plain=plain)
+    found = records.get_arrays(tmp_path / "1.rec")
+    assert all(one.flags.aligned and one.flags.writeable for one in found.values())
+    whole = {id(one.base.base if one.base.base is not None else one.base) for one in found.values()}
+    assert len(whole) == 1, "nothing was copied"
+
+
 def test_noise_is_not_packed_where_it_would_cost_more_than_it_saves():
     noise = {"noise": np.random.default_rng(0).integers(0, 256, 1 << 16).astype(np.uint8)}
     flat = {"flat": np.zeros(1 << 16, np.uint8)}
