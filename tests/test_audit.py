@@ -284,3 +284,13 @@ def test_counts_are_those_of_each_line_by_itself(seed, tile_px):
         kinds = found[: 2 * len(audit.KIND) + len(audit.PAIRS)]
         np.testing.assert_array_equal(kinds[: len(audit.KIND)], seams)
         np.testing.assert_array_equal(kinds[len(audit.KIND) : 2 * len(audit.KIND)], inside)
+
+
+@pytest.mark.parametrize(("side", "lines"), [(512, 3), (1024, 7), (2048, 7)])
+def test_a_large_tile_has_no_more_lines_inside(side, lines):
+    labels = np.zeros((side, side), np.int32)
+    labels[:, 5:9] = 1  # one nucleus, on all lines that are rows
+    grid = Grid(side, side, side, REACH)
+    core = grid.core(0)
+    found = audit.counts(labels, core.slices(), core, grid, count=1)
+    assert found[len(audit.KIND)] == lines
