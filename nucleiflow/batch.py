@@ -253,7 +253,7 @@ def _runner(chosen: Cluster, models: Sequence[Model], driver: _Driver) -> Iterat
         _prepare_worker,
         [(one.path, one.sha256) for one in models],
         shape.device(chosen),
-        shape.of(chosen).network_threads,
+        shape.of(chosen),
     )
     with cluster.open(chosen, ready, demand=driver.demand) as client:
         if address := cluster.dashboard(client):
@@ -262,9 +262,9 @@ def _runner(chosen: Cluster, models: Sequence[Model], driver: _Driver) -> Iterat
         yield pool.Dask(client, partial(cluster.workers, client), patience_seconds=patience)
 
 
-def _prepare_worker(models: Sequence[tuple[str, str]], device: str, threads: int) -> None:
+def _prepare_worker(models: Sequence[tuple[str, str]], device: str, size: shape.Size) -> None:
     heap.keep()
-    unet.use(device, threads)
+    unet.use(device, size.network_threads, size.network_calls)
     for path, sha256 in models:
         unet.predictor(path, sha256)
     heap.settle()

@@ -37,6 +37,7 @@ class Visit:
     device: str
     threads: int
     models: tuple[tuple[str, str, int], ...]
+    calls: int = 1
     slides: tuple[str, ...] = ()
     out: Place | None = None
     token: bytes = b""
@@ -54,7 +55,7 @@ def examine(visit: Visit) -> Finding:
             return None
 
     free = psutil.virtual_memory().available
-    device = attempt(partial(unet.use, visit.device, visit.threads))
+    device = attempt(partial(unet.use, visit.device, visit.threads, visit.calls))
     answers = [attempt(partial(answer, *one)) for one in visit.models] if device else []
     for slide in visit.slides:
         attempt(partial(read, slide))

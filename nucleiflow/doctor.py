@@ -81,9 +81,11 @@ def examine(chosen: Cluster, wanted: Sequence[Wanted] = (), out: str | None = No
     """
     slides = _spread(wanted)
     needs, unplanned = _needs(slides, len(wanted))
+    size = shape.Size(1, 1, 0) if chosen.kind == "serial" else shape.of(chosen)
     visit = Visit(
         device="cpu" if chosen.kind == "serial" else shape.device(chosen),
-        threads=0 if chosen.kind == "serial" else shape.of(chosen).network_threads,
+        threads=size.network_threads,
+        calls=size.network_calls,
         models=_models(wanted),
         slides=tuple(one.slide for one in slides),
         out=None if out is None else place.of(out),

@@ -10,7 +10,7 @@ import numpy as np
 from nucleiflow.plan import Grid
 
 FIXED_BYTES = 1_000_000_000  # TensorFlow, other libraries, decoded tiles that are kept (128 MB)
-NETWORK_BYTES_PER_PX = 420  # of the largest window, while it is in the network, measured
+NETWORK_BYTES_PER_PX = 300  # of the largest window, of each in the network at once, measured
 TILE_BYTES_PER_PX = 40  # of the tiles that a worker's other threads read, label and write, measured
 LABEL_BYTES_PER_PX = 1.1  # of a dense slide: labels, and scratch but for pixels, measured
 TABLE_BYTES_PER_PX = 1.0  # nuclei.parquet, nuclei.csv and nuclei.geojson.gz of a dense slide
@@ -35,11 +35,17 @@ class Estimate:
 
 
 def estimate(
-    grid: Grid, *, channels: int, dtype: str, network_mp_per_s: float | None, copied: bool = True
+    grid: Grid,
+    *,
+    channels: int,
+    dtype: str,
+    network_mp_per_s: float | None,
+    network_calls: int = 1,
+    copied: bool = True,
 ) -> Estimate:
     """Cost of a slide of `channels` channels: the copy, if there is one, and meanwhile the pixels
     of nuclei. `network_mp_per_s` is the speed of the bare network, all workers together, in
-    megapixels of windows.
+    megapixels of windows; each computes `network_calls` of them at once.
     """
     pixels = grid.height * grid.width
     windows = [grid.tile(index).window.area for index in _kinds(grid)]
@@ -52,12 +58,20 @@ def estimate(
         tiles=len(grid),
         megapixels=pixels / 1e6,
         network_megapixels=network,
-        worker_bytes=FIXED_BYTES
-        + max(windows) * NETWORK_BYTES_PER_PX
-        + grid.tile_px**2 * TILE_BYTES_PER_PX,
+        worker_bytes=worker_bytes(max(windows), grid.tile_px**2, min(network_calls, len(grid))),
         disk_bytes=int(image + pixels * (LABEL_BYTES_PER_PX + TABLE_BYTES_PER_PX) + report),
         seconds=seconds,
     )
+
+
+def worker_bytes(window: int, tile: int, network_calls: int) -> int:
+    """Memory of a worker at most, for windows and tiles of so many pixels.
+
+    >>> worker_bytes(2240**2, 2048**2, 2) - worker_bytes(2240**2, 2048**2, 1)
+    1505280000
+    """
+    network = window * NETWORK_BYTES_PER_PX * network_calls
+    return FIXED_BYTES + network + tile * TILE_BYTES_PER_PX
 
 
 def _kinds(grid: Grid) -> Iterable[int]:

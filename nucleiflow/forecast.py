@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,18 +84,20 @@ def forecast(
     size = shape.of_machine(workers)
     if calibrate:
         for model in models.values():
-            measured = _network_speed(model, size.network_threads)
-            speeds.remember(model.sha256, size.network_threads, measured)
+            measured = _network_speed(model, size)
+            speeds.remember(model.sha256, _threads(size), measured)
     found = []
     for one in wanted:
         model = models[one.config.model]
-        speed = speeds.remembered(model.sha256, size.network_threads)
-        found.append(_one(one, out, model, size.workers, speed and speed * size.workers))
+        speed = speeds.remembered(model.sha256, _threads(size))
+        found.append(_one(one, out, model, size, speed and speed * size.workers))
     return found
 
 
-def _one(wanted: Wanted, out: Place, model: Model, workers: int, speed: float | None) -> Forecast:
-    path = wanted.slide
+def _one(
+    wanted: Wanted, out: Place, model: Model, size: shape.Size, speed: float | None
+) -> Forecast:
+    path, workers = wanted.slide, size.workers
     try:
         job, slide = flow.prepare(path, wanted.name, out, wanted.config, model)
         with slide:
@@ -106,6 +109,7 @@ def _one(wanted: Wanted, out: Place, model: Model, workers: int, speed: float | 
         channels=len(job.channels),
         dtype=job.dtype,
         network_mp_per_s=speed,
+        network_calls=size.network_calls,
         copied=not job.direct,
     )
     warnings = list(slide.notes)
@@ -145,16 +149,28 @@ def _free_bytes(out: Place) -> int | None:
     return shutil.disk_usage(path).free
 
 
-def _network_speed(model: Model, threads: int) -> float:
-    """Megapixels of windows per second through the bare network, on this machine, once warm."""
-    unet.set_threads(threads)
+def _threads(size: shape.Size) -> str:
+    """How a worker's threads share its windows, as a word."""
+    return f"{size.network_threads}/{size.network_calls}"
+
+
+def _network_speed(model: Model, size: shape.Size) -> float:
+    """Megapixels of windows per second through the bare network of a worker, once warm."""
+    unet.set_threads(size.network_threads, size.network_calls)
     predict = unet.predictor(model.path, model.sha256)
     side = CALIBRATION_CORE_PX + 2 * model.reach.halo_px
     side = -(-side // model.reach.stride_px) * model.reach.stride_px
     window = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
     predict(window)
-    began, runs = time.monotonic(), 0
-    while time.monotonic() - began < CALIBRATION_SECONDS:
-        predict(window)
-        runs += 1
-    return runs * side * side / 1e6 / (time.monotonic() - began)
+
+    def call(_: int) -> int:
+        runs = 0
+        while time.monotonic() - began < CALIBRATION_SECONDS:
+            predict(window)
+            runs += 1
+        return runs
+
+    with ThreadPoolExecutor(size.network_calls) as threads:
+        began = time.monotonic()
+        runs = sum(threads.map(call, range(size.network_calls)))
+        return runs * side * side / 1e6 / (time.monotonic() - began)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from nucleiflow import gpus
+from nucleiflow import estimate, gpus, memory
 from nucleiflow.config import Cluster
 from nucleiflow.errors import ConfigError
+from nucleiflow.plan import DEFAULT_TILE_PX
 
 GPU_THREADS = 4, 16  # of a worker with a GPU, one for each of its cores: they read, label and write
-CPU_THREADS = 2  # of a worker without: one tile is read and written while another is computed
+CPU_CALLS = 2  # windows that the cores of a worker without a GPU compute at once, if it has several
+USUAL_WINDOW_PX = DEFAULT_TILE_PX + 192  # with the halo of the shipped network
+CORES_EACH = 4  # of such a worker, where the machine is shared out
 
 
 @dataclass(frozen=True)
 class Size:
-    """Worker processes, Dask threads in each, and CPU threads that TensorFlow may use in each.
+    """Worker processes, Dask threads in each, and CPU threads that TensorFlow may use in each, for
+    as many windows at once as there are `network_calls`.
 
     `network_threads` 0 is left to TensorFlow.
     """
@@ -23,6 +27,7 @@ class Size:
     workers: int
     threads: int
     network_threads: int
+    network_calls: int = 1
 
 
 def of(chosen: Cluster) -> Size:
@@ -37,25 +42,37 @@ def of(chosen: Cluster) -> Size:
     if chosen.kind == "slurm":
         if chosen.workers is None:
             raise ConfigError("cluster.workers is missing: how many Slurm jobs may run at once?")
-        usual = CPU_THREADS if chosen.device == "cpu" else _gpu_threads(chosen.cores)
-        return Size(chosen.workers, chosen.threads or usual, chosen.cores)
+        if chosen.device == "cpu":
+            calls = _calls(chosen.cores, memory.parse(chosen.memory))
+            return Size(chosen.workers, chosen.threads or calls + 1, chosen.cores, calls)
+        return Size(chosen.workers, chosen.threads or _gpu_threads(chosen.cores), chosen.cores)
     if chosen.kind == "connect":
-        return Size(chosen.workers or 1, chosen.threads or CPU_THREADS, 0)
+        return Size(chosen.workers or 1, chosen.threads or 2, 0)
     if chosen.device == "gpu":
         raise ConfigError("the cluster kind local works on the CPU: use kind gpu for GPUs")
-    shared = of_machine(chosen.workers)
-    return Size(shared.workers, chosen.threads or shared.threads, shared.network_threads)
+    limit = None if chosen.memory_limit is None else memory.parse(chosen.memory_limit)
+    shared = of_machine(chosen.workers, limit)
+    return replace(shared, threads=chosen.threads or shared.threads)
 
 
-def of_machine(workers: int | None) -> Size:
-    """Share the processors out: by default a process for every four of them.
+def of_machine(workers: int | None, memory_limit: int | None = None) -> Size:
+    """Share the processors out: by default a process for every four of them, that computes two
+    windows at once where there is memory for it.
 
-    Each has two threads, so that one tile is read and written while another is in the network: a
-    third one would take the processor from it.
+    Each has a thread more than that, so that a tile is read or written while the others compute.
     """
     cores = _cores()
-    workers = workers or max(1, cores // 4)
-    return Size(workers, CPU_THREADS, max(1, cores // workers))
+    workers = workers or max(1, cores // CORES_EACH)
+    own = max(1, cores // workers)
+    calls = _calls(own, min(memory_limit or memory.free(), memory.free() // workers))
+    return Size(workers, calls + 1, own, calls)
+
+
+def _calls(cores: int, free_bytes: int) -> int:
+    """Windows that a worker computes at once: where memory is short, one after the other."""
+    calls = min(cores, CPU_CALLS)
+    needed = estimate.worker_bytes(USUAL_WINDOW_PX**2, DEFAULT_TILE_PX**2, calls)
+    return calls if needed <= free_bytes else 1
 
 
 def device(chosen: Cluster) -> str:

@@ -12,7 +12,7 @@ from nucleiflow import records
 from nucleiflow.errors import StoreError
 
 
-def remembered(sha256: str, threads: int) -> float | None:
+def remembered(sha256: str, threads: str) -> float | None:
     """Megapixels per second of the model with this digest, by so many threads; None if unknown."""
     try:
         found = (records.get_json(_file()) or {}).get(_key(sha256, threads))
@@ -23,7 +23,7 @@ def remembered(sha256: str, threads: int) -> float | None:
     return None
 
 
-def remember(sha256: str, threads: int, mp_per_s: float) -> None:
+def remember(sha256: str, threads: str, mp_per_s: float) -> None:
     """Keep a speed, where there is a place for it."""
     try:
         known = records.get_json(_file()) or {}
@@ -41,5 +41,5 @@ def _file() -> Path:
     return Path(base) / "nucleiflow" / "speeds.json"
 
 
-def _key(sha256: str, threads: int) -> str:
+def _key(sha256: str, threads: str) -> str:
     return f"{platform.node()} {sha256[:16]} {threads}"

@@ -23,7 +23,12 @@ from nucleiflow.normalise import grey
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 FILTERS = (16, 32, 64, 128, 256)
-_GATE = threading.Lock()
+
+
+class _Gate:
+    """Of the network of this process: how many windows may be in it."""
+
+    room = threading.Semaphore(1)
 
 
 @dataclass(frozen=True)
@@ -163,23 +168,30 @@ def _parts(network: Any) -> list[tuple[str, str, list[Any]]]:
     ]
 
 
-def set_threads(count: int) -> None:
-    """Give TensorFlow `count` CPU threads in this process; must come before its first use."""
+def set_threads(count: int, calls: int = 1) -> None:
+    """Give TensorFlow `count` CPU threads in this process, for so many windows at once; must come
+    before its first use.
+
+    Threads that share a window wait for each other at the end of each layer; with a second window
+    they have something to do meanwhile.
+    """
     tf = tensorflow()
     tf.config.threading.set_intra_op_parallelism_threads(count)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(calls)
+    _Gate.room = threading.Semaphore(calls)
 
 
-def use(device: str, threads: int) -> str:
+def use(device: str, threads: int, calls: int = 1) -> str:
     """Bind this process to its device, before TensorFlow's first use; returns what it works on.
 
     `device` gpu needs exactly one, cpu leaves GPUs alone, auto takes the one that is there. GPU
-    memory is taken as it is needed. `threads` 0 is left to TensorFlow. Raises RunError where the
-    device is not as given: TensorFlow itself would silently go on with the CPU.
+    memory is taken as it is needed. `threads` 0 is left to TensorFlow; they compute as many windows
+    at once as there are `calls`, a GPU one. Raises RunError where the device is not as given:
+    TensorFlow itself would silently go on with the CPU.
     """
     tf = tensorflow()
     with contextlib.suppress(RuntimeError):  # a worker that outlives its run keeps its threads
-        set_threads(threads)
+        set_threads(threads, calls)
     seen = tf.config.list_physical_devices("GPU")
     if device == "cpu":
         if seen:
@@ -198,10 +210,11 @@ def use(device: str, threads: int) -> str:
                 "device: cpu works without"
             )
         )
-    for gpu in seen:
-        tf.config.experimental.set_memory_growth(gpu, True)
     if not seen:
         return "CPU"
+    _Gate.room = threading.Semaphore(1)
+    for gpu in seen:
+        tf.config.experimental.set_memory_growth(gpu, True)
     return str(tf.config.experimental.get_device_details(seen[0]).get("device_name", "GPU"))
 
 
@@ -245,9 +258,9 @@ def predictor(path: str, sha256: str) -> Predict:
     """The network of a file, loaded and compiled once per process.
 
     The result maps network input (h, w, 3) uint8 to maps (h, w, 2) uint8 with h and w multiples of
-    the network's stride; one call at a time, so that threads share the processor instead of
-    fighting for it. A network that takes one channel gets the luminance; the map of a network that
-    gives one stands for both. Raises ModelError as `read_network` does.
+    the network's stride; as many calls at a time as `use` was told, so that threads share the
+    processor instead of fighting for it. A network that takes one channel gets the luminance; the
+    map of a network that gives one stands for both. Raises ModelError as `read_network` does.
     """
     model = read_network(path, sha256)
     tf = tensorflow()
@@ -260,7 +273,7 @@ def predictor(path: str, sha256: str) -> Predict:
 
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         seen = pixels if channels == 3 else grey(pixels)
-        with _GATE:
+        with _Gate.room:
             found = np.asarray(maps(seen[None]).numpy()[0])
         if found.shape != (*pixels.shape[:2], count):
             raise ModelError(

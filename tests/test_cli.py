@@ -165,10 +165,10 @@ def test_a_damaged_memory_of_speeds_is_none(text, small_slide, tmp_path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "nucleiflow").mkdir()
     (tmp_path / "nucleiflow" / "speeds.json").write_text(text)
-    assert speeds.remembered("0" * 64, 2) is None
-    speeds.remember("0" * 64, 2, 3.5)
-    assert speeds.remembered("0" * 64, 2) == 3.5
-    assert speeds.remembered("0" * 64, 3) is None
+    assert speeds.remembered("0" * 64, "2/1") is None
+    speeds.remember("0" * 64, "2/1", 3.5)
+    assert speeds.remembered("0" * 64, "2/1") == 3.5
+    assert speeds.remembered("0" * 64, "2/2") is None
 
 
 def test_plan_warns_of_what_is_missing(tmp_path):
