@@ -501,6 +501,56 @@ def test_a_gpu_has_a_thread_for_each_of_its_cores(cores, threads, monkeypatch):
     assert shape.of(job.model_copy(update={"threads": 3})).threads == 3
 
 
+@pytest.mark.parametrize(
+    ("cores", "free_gb", "chosen", "size"),
+    [
+        (8, 64, {}, shape.Size(2, 3, 4, 2)),
+        (8, 64, {"workers": 1, "threads": 5}, shape.Size(1, 5, 8, 2)),
+        (1, 64, {}, shape.Size(1, 2, 1, 1)),
+        (8, 8, {}, shape.Size(2, 2, 4, 1)),
+        (8, 64, {"memory_limit": "4 GB"}, shape.Size(2, 2, 4, 1)),
+        (8, 8, {"memory_limit": "16 GB"}, shape.Size(2, 2, 4, 1)),
+        (1, 1, {"kind": "slurm", "workers": 3, "device": "cpu"}, shape.Size(3, 3, 8, 2)),
+        (9, 64, {"kind": "slurm", "workers": 3, "device": "cpu", "memory": "4GB"},
+         shape.Size(3, 2, 8, 1)),
+    ],
+)  # fmt: skip
+def test_cores_compute_two_windows_at_once_if_there_is_memory(
+    cores, free_gb, chosen, size, monkeypatch
+):
+    monkeypatch.setattr(shape, "_cores", lambda: cores)
+    monkeypatch.setattr("nucleiflow.memory.free", lambda: free_gb * 10**9)
+    assert shape.of(Cluster(**chosen)) == size
+
+
+def test_windows_that_share_the_cores_get_the_answers_of_one_alone():
+    script = textwrap.dedent("""
+        import sys
+        from concurrent.futures import ThreadPoolExecutor
+        import numpy as np
+        from nucleiflow import model, unet
+
+        calls = int(sys.argv[1])
+        unet.use("cpu", 2, calls)
+        room = unet._Gate.room
+        assert [room.acquire(blocking=False) for _ in range(3)] == [k < calls for k in range(3)]
+        room.release(calls)
+        known = model.load()
+        predict = unet.predictor(known.path, known.sha256)
+        noise = np.random.default_rng(0)
+        windows = [noise.integers(0, 255, (224, side, 3), np.uint8) for side in (224, 320) * 4]
+        with ThreadPoolExecutor(4) as threads:
+            maps = threads.map(predict, windows)
+            print([one.tobytes().hex() for one in maps])
+    """)
+    alone, together = (
+        subprocess.run([sys.executable, "-c", script, calls], stdout=subprocess.PIPE, check=True)
+        for calls in "12"
+    )
+    assert alone.stdout == together.stdout
+    assert len(alone.stdout) > 8 * 224 * 224
+
+
 def test_the_collector_leaves_alone_what_a_worker_has_loaded():
     script = (
         "import gc, numpy; from nucleiflow import heap; before = len(gc.get_objects())\n"

@@ -153,11 +153,14 @@ def pipeline(found):
     if "ratio" in found:
         one = found["ratio"]
         size = f"{one['megapixels']:.0f} MP, {one['nuclei']:,} nuclei"
+        alone, together = one["one_window"], one["two_windows"]
         lines += [
-            f"| slide, all stages and files, over the bare network ({size}) "
-            f"| {said(one['slide_over_bare'])} x |",
-            f"| the command, its start and end too, over the bare network "
-            f"| {said(one['command_over_bare'])} x |",
+            f"| slide, all stages and files, over the bare network, window by window ({size}) "
+            f"| {said(alone['slide_over_bare'])} x |",
+            f"| the command, its start and end too, over the bare network, window by window "
+            f"| {said(alone['command_over_bare'])} x |",
+            f"| slide over the bare network with two windows at once, as a worker computes them "
+            f"| {said(together['slide_over_bare'])} x |",
         ]
     if "stages" in found:
         one = found["stages"]

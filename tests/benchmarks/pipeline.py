@@ -4,7 +4,6 @@
 """
 
 import argparse
-import itertools
 import json
 import os
 import resource
@@ -13,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import memory
@@ -21,6 +21,7 @@ import standin
 
 RATIO_PX, STAGES_PX = 16_384, 32_768
 FEED_PX, FEED_SLIDES = 16_384, 4
+BARE = {"one_window": 1, "two_windows": 2}  # at once
 SMALL_PX, LARGE_PX = 6144, 32_768
 OF_TILES = ("tasks.copy_image", "tasks.segment", "tasks.label", "results.measured", "results.met")
 
@@ -87,32 +88,40 @@ def ratio(given):
     slide, out = dense(given.folder, RATIO_PX), given.folder / "out-ratio"
     if not (out / slide.stem / "run.json").exists():
         nucleiflow([slide], out, "--workers", 1)  # compiles loops, if they are not yet
-    runs, whole = [], []
-    bare = [bare_seconds(slide, out)]
+    runs, whole, bare = [], [], [bare_seconds(slide, out)]
     for _ in range(given.rounds):
         batch, wall, _ = nucleiflow([slide], out, "--csv", "--workers", 1)
         runs.append(batch["slides"][0]["wall_seconds"])
         whole.append(wall)
         bare.append(bare_seconds(slide, out))
     # a machine that others share changes its speed: a run is held against the two beside it
-    beside = [(one + other) / 2 for one, other in itertools.pairwise(bare)]
-    pairs = list(zip(runs, whole, beside, strict=True))
+    beside = (np.array(bare)[1:] + np.array(bare)[:-1]) / 2
+    slide_over, command_over = (np.array(one)[:, None] / beside for one in (runs, whole))
     return {
         "megapixels": RATIO_PX**2 / 1e6,
         "nuclei": batch["slides"][0]["nuclei"],
-        "bare_seconds": spread(bare),
-        "slide_over_bare": spread([batch_s / net for batch_s, _, net in pairs]),
-        "command_over_bare": spread([wall / net for _, wall, net in pairs]),
-        "start_seconds": spread([wall - run for run, wall, _ in pairs]),
+        "start_seconds": spread(np.subtract(whole, runs).tolist()),
+        **{
+            name: {
+                "bare_seconds": spread(np.array(bare)[:, k].tolist()),
+                "slide_over_bare": spread(slide_over[:, k].tolist()),
+                "command_over_bare": spread(command_over[:, k].tolist()),
+            }
+            for k, name in enumerate(BARE)
+        },
     }
 
 
 def bare_seconds(slide, out):
-    return child("bare", slide, out / slide.stem / "run.json")["seconds"]
+    """One window after the other, and two at once."""
+    run_json = out / slide.stem / "run.json"
+    return [child("bare", slide, run_json, calls)["seconds"] for calls in BARE.values()]
 
 
-def bare_network(slide, run_json):
-    """The compiled network on all windows of a slide, in memory, with all cores."""
+def bare_network(slide, run_json, calls):
+    """The compiled network on all windows of a slide, in memory, with all cores, for so many
+    windows at once.
+    """
     import tifffile
 
     from nucleiflow import model, normalise, plan, unet
@@ -130,13 +139,14 @@ def bare_network(slide, run_json):
     for index in range(len(grid)):
         box, rows, columns = plan.mirror(grid.tile(index).window, *grid.shape)
         windows.append(normalise.shown(image[box.slices()], norm, rows, columns))
-    unet.use("cpu", os.cpu_count())
+    unet.use("cpu", os.cpu_count(), int(calls))
     predict = unet.predictor(known.path, known.sha256)
     predict(windows[0])
-    began = time.monotonic()
-    for window in windows:
-        predict(window)
-    print(json.dumps({"seconds": time.monotonic() - began}))
+    with ThreadPoolExecutor(int(calls)) as threads:
+        began = time.monotonic()
+        for _ in threads.map(predict, windows):
+            pass
+        print(json.dumps({"seconds": time.monotonic() - began}))
 
 
 # stages: CPU seconds per megapixel beside the network
