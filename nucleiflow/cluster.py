@@ -18,6 +18,7 @@ from nucleiflow.errors import ConfigError, NucleiflowError, RunError, explain
 from nucleiflow.roster import Roster
 
 SETTINGS = {
+    "distributed.admin.tick.interval": "1s",  # 50 times a second is what an idle driver costs
     "distributed.admin.tick.limit": "1h",
     "distributed.comm.timeouts.connect": f"{kinds.CONNECT_SECONDS}s",
     "distributed.deploy.lost-worker-timeout": "1h",  # a Nanny restarts it; slurm.py looks itself
