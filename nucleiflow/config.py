@@ -14,8 +14,10 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -236,6 +238,15 @@ class Tls(Frozen):
     ca_file: File
     cert: File
     key: File
+
+
+def size_bytes(size: str) -> int:
+    """Bytes of a `Size`.
+
+    >>> size_bytes("1.5 GB"), size_bytes("2GiB")
+    (1500000000, 2147483648)
+    """
+    return int(TypeAdapter(ByteSize).validate_python(size))
 
 
 class Cluster(Frozen):

@@ -10,7 +10,7 @@ import numpy as np
 from nucleiflow.plan import Grid
 
 FIXED_BYTES = 1_000_000_000  # TensorFlow, other libraries, decoded tiles that are kept (128 MB)
-NETWORK_BYTES_PER_PX = 300  # of the largest window, of each in the network at once, measured
+NETWORK_BYTES_PER_PX = 420  # of the largest window, of each in the network at once, at most
 TILE_BYTES_PER_PX = 40  # of the tiles that a worker's other threads read, label and write, measured
 LABEL_BYTES_PER_PX = 1.1  # of a dense slide: labels, and scratch but for pixels, measured
 TABLE_BYTES_PER_PX = 1.0  # nuclei.parquet, nuclei.csv and nuclei.geojson.gz of a dense slide
@@ -68,7 +68,7 @@ def worker_bytes(window: int, tile: int, network_calls: int) -> int:
     """Memory of a worker at most, for windows and tiles of so many pixels.
 
     >>> worker_bytes(2240**2, 2048**2, 2) - worker_bytes(2240**2, 2048**2, 1)
-    1505280000
+    2107392000
     """
     network = window * NETWORK_BYTES_PER_PX * network_calls
     return FIXED_BYTES + network + tile * TILE_BYTES_PER_PX

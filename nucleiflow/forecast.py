@@ -85,11 +85,11 @@ def forecast(
     if calibrate:
         for model in models.values():
             measured = _network_speed(model, size)
-            speeds.remember(model.sha256, _threads(size), measured)
+            speeds.remember(model.sha256, _sharing(size), measured)
     found = []
     for one in wanted:
         model = models[one.config.model]
-        speed = speeds.remembered(model.sha256, _threads(size))
+        speed = speeds.remembered(model.sha256, _sharing(size))
         found.append(_one(one, out, model, size, speed and speed * size.workers))
     return found
 
@@ -149,8 +149,8 @@ def _free_bytes(out: Place) -> int | None:
     return shutil.disk_usage(path).free
 
 
-def _threads(size: shape.Size) -> str:
-    """How a worker's threads share its windows, as a word."""
+def _sharing(size: shape.Size) -> str:
+    """CPU threads of a worker, and the windows that they compute at once, as a word."""
     return f"{size.network_threads}/{size.network_calls}"
 
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 
 from nucleiflow import estimate, gpus, memory
-from nucleiflow.config import Cluster
+from nucleiflow.config import Cluster, size_bytes
 from nucleiflow.errors import ConfigError
 from nucleiflow.plan import DEFAULT_TILE_PX
 
@@ -43,14 +43,14 @@ def of(chosen: Cluster) -> Size:
         if chosen.workers is None:
             raise ConfigError("cluster.workers is missing: how many Slurm jobs may run at once?")
         if chosen.device == "cpu":
-            calls = _calls(chosen.cores, memory.parse(chosen.memory))
+            calls = _calls(chosen.cores, size_bytes(chosen.memory))
             return Size(chosen.workers, chosen.threads or calls + 1, chosen.cores, calls)
         return Size(chosen.workers, chosen.threads or _gpu_threads(chosen.cores), chosen.cores)
     if chosen.kind == "connect":
         return Size(chosen.workers or 1, chosen.threads or 2, 0)
     if chosen.device == "gpu":
         raise ConfigError("the cluster kind local works on the CPU: use kind gpu for GPUs")
-    limit = None if chosen.memory_limit is None else memory.parse(chosen.memory_limit)
+    limit = None if chosen.memory_limit is None else size_bytes(chosen.memory_limit)
     shared = of_machine(chosen.workers, limit)
     return replace(shared, threads=chosen.threads or shared.threads)
 

@@ -82,6 +82,14 @@ def test_the_profiler_which_can_lock_a_worker_up_is_off(tmp_path):
             assert "profile" not in known(client) >= {"heartbeat"}
 
 
+def test_clocks_of_idle_processes_tick_once_a_second():
+    def milliseconds(dask_worker):
+        return dask_worker.periodic_callbacks["tick"].callback_time
+
+    with opened(Cluster(workers=1)) as client:
+        assert set(client.run(milliseconds).values()) == {1000}
+
+
 def test_local_workers_are_prepared_once_each_and_bound_to_loopback(tmp_path):
     with opened(Cluster(workers=2, threads=3), note_in(tmp_path)) as client:
         known = cluster.workers(client)
