@@ -8,8 +8,10 @@ import tifffile
 import zarr
 from ome_zarr_models.v05 import Image, ImageLabel, Labels
 
-from nucleiflow import flow, model
+from nucleiflow import flow, model, store
+from nucleiflow.box import Box
 from nucleiflow.config import RunConfig, Wanted
+from nucleiflow.errors import StoreError
 
 MPP = 0.25
 PLAIN = command.DATA / "dsb2018" / "images"
@@ -277,3 +279,17 @@ def test_levels_written_with_a_tile_are_those_made_of_the_level_above(
         assert first.any()
         for other in others:
             np.testing.assert_array_equal(other, first)
+
+
+def test_a_byte_that_changed_on_the_disk_is_told_not_read(tmp_path):
+    box = Box(0, 0, 64, 64)
+    labels = np.random.default_rng(0).integers(0, 1 << 32, box.shape, np.uint32)
+    store.create_array(tmp_path / "0", box.shape, "uint32", tile_px=64, axes="yx")
+    store.write(tmp_path / "0", box, labels)
+    np.testing.assert_array_equal(store.read(tmp_path / "0", box), labels)
+    shard = tmp_path / "0" / "c" / "0" / "0"
+    whole = shard.read_bytes()
+    for at in range(100, len(whole), 1000):
+        shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(StoreError, match="cannot be read"):
+            store.read(tmp_path / "0", box)
