@@ -77,18 +77,24 @@ def _reach(found: Graph) -> Reach:
 def _check_size(found: Graph, side_px: int) -> None:
     """Raises ModelError unless the maps of an image of `side_px` are as large as it is."""
     for axis in (0, 1):
-        known: dict[str, int] = {}
-        for name, node in found.nodes.items():
-            before = {known[one] for one in node.inputs} or {side_px}
-            if len(before) > 1:
-                raise ModelError(f"layer {name!r} joins tensors of different size")
-            known[name] = _side_after(node, before.pop(), axis)
+        known = lengths(found, side_px, axis)
         for name in found.outputs:
             if known[name] != side_px:
                 raise ModelError(
                     f"an image of {side_px} px gives maps of {known[name]} px: they must be as "
                     'large as the image (padding="same", as many up-samplings as poolings)'
                 )
+
+
+def lengths(found: Graph, side_px: int, axis: int) -> dict[str, int]:
+    """How large each layer's output is along an axis, for an image of `side_px`."""
+    known: dict[str, int] = {}
+    for name, node in found.nodes.items():
+        before = {known[one] for one in node.inputs} or {side_px}
+        if len(before) > 1:
+            raise ModelError(f"layer {name!r} joins tensors of different size")
+        known[name] = _side_after(node, before.pop(), axis)
+    return known
 
 
 def _side_after(node: Node, side: int, axis: int) -> int:
@@ -109,16 +115,19 @@ def _side_after(node: Node, side: int, axis: int) -> int:
 
 
 def _seen(found: Graph, wanted: Interval, axis: int) -> Interval:
+    intervals = inputs_of(found, wanted, axis).values()
+    return min(low for low, _ in intervals), max(high for _, high in intervals)
+
+
+def inputs_of(found: Graph, wanted: Interval, axis: int) -> dict[str, Interval]:
+    """Indices of each of the graph's inputs that its outputs at `wanted` depend on."""
     needed: dict[str, Interval] = dict.fromkeys(found.outputs, wanted)
-    reached: list[Interval] = []
     for name, node in reversed(found.nodes.items()):
         interval = _back(node, needed[name], axis)
-        if not node.inputs:
-            reached.append(interval)
         for one in node.inputs:
             low, high = needed.get(one, interval)
             needed[one] = min(low, interval[0]), max(high, interval[1])
-    return min(low for low, _ in reached), max(high for _, high in reached)
+    return {name: needed[name] for name, node in found.nodes.items() if not node.inputs}
 
 
 def _back(node: Node, wanted: Interval, axis: int) -> Interval:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import contract
+from nucleiflow import contract, strips
 from nucleiflow.errors import ModelError, RunError
+from nucleiflow.graph import graph
 from nucleiflow.model import architecture, digest
 from nucleiflow.normalise import grey
 
@@ -29,6 +32,7 @@ class _Gate:
     """Of the network of this process: how many windows may be in it."""
 
     room = threading.Semaphore(1)
+    end = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -263,18 +267,14 @@ def predictor(path: str, sha256: str) -> Predict:
     map of a network that gives one stands for both. Raises ModelError as `read_network` does.
     """
     model = read_network(path, sha256)
-    tf = tensorflow()
     channels, count = model.input_shape[-1], model.output_shape[-1]
-
-    @tf.function(input_signature=[tf.TensorSpec((1, None, None, channels), tf.uint8)])
-    def maps(pixels: Any) -> Any:
-        unit = tf.cast(model(tf.cast(pixels, tf.float32), training=False), tf.float32)
-        return tf.cast(tf.floor(unit * 255.0 + 0.5), tf.uint8)
+    whole, in_strips = _whole(model), functools.cache(partial(_in_strips, model))
 
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         seen = pixels if channels == 3 else grey(pixels)
         with _Gate.room:
-            found = np.asarray(maps(seen[None]).numpy()[0])
+            large = pixels.shape[0] * pixels.shape[1] > strips.STRIP_PX
+            found = ((in_strips() if large else None) or whole)(seen)
         if found.shape != (*pixels.shape[:2], count):
             raise ModelError(
                 f"model {path} answers {pixels.shape} with maps of {found.shape}: "
@@ -283,3 +283,64 @@ def predictor(path: str, sha256: str) -> Predict:
         return found if count == 2 else np.repeat(found, 2, axis=-1)
 
     return predict
+
+
+def _whole(model: Any) -> Predict:
+    """The network as one function, compiled once for windows of any size."""
+    maps = _compiled(model, pixels=True, maps=True)
+    return lambda pixels: np.asarray(maps(pixels[None])[0].numpy()[0])
+
+
+def _compiled(model: Any, *, pixels: bool = False, maps: bool = False) -> Any:
+    """A network as a function of tensors of any height and width, compiled once for all of them.
+
+    `pixels`: it takes bytes, as they are; `maps`: it gives bytes, for 0 to 1.
+    """
+    tf = tensorflow()
+    kinds = [tf.uint8 if pixels else one.dtype for one in model.inputs]
+    taken = zip(kinds, model.inputs, strict=True)
+    any_size = [tf.TensorSpec((1, None, None, one.shape[-1]), kind) for kind, one in taken]
+    # Keras 3.15 interpolates tensors of known size only: then one is compiled for each
+    interpolates = any(getattr(layer, "interpolation", "") == "bilinear" for layer in model.layers)
+
+    @tf.function(input_signature=None if interpolates else any_size)
+    def computed(*tensors: Any) -> list[Any]:
+        given = [tf.cast(one, tf.float32) for one in tensors] if pixels else list(tensors)
+        found = tf.nest.flatten(model(given if len(given) > 1 else given[0], training=False))
+        if maps:
+            found = [tf.floor(tf.cast(one, tf.float32) * 255.0 + 0.5) for one in found]
+            found = [tf.cast(one, tf.uint8) for one in found]
+        return list(found)
+
+    return computed
+
+
+def _in_strips(model: Any) -> Predict | None:
+    """The same answers, bit for bit, in half the memory (see `strips`).
+
+    None where that is of no use: on a GPU, and for a network that cannot be cut.
+    """
+    tf = tensorflow()
+    split = strips.cut(graph(json.loads(model.to_json())))
+    if split is None or tf.config.list_logical_devices("GPU"):
+        return None
+    import keras
+
+    def rows(tensor: Any, bands: strips.Bands, of: strips.Bands) -> Any:
+        per_band = tensor.shape[1] // (of[1] - of[0])
+        return tensor[:, (bands[0] - of[0]) * per_band : (bands[1] - of[0]) * per_band]
+
+    crossing = [model.get_layer(name).output for name in split.crossing]
+    front = _compiled(keras.Model(model.inputs, crossing), pixels=True)
+    tail = _compiled(keras.Model(crossing, model.outputs), maps=True)
+
+    def maps(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        bands, found = pixels.shape[0] // strips.BAND_PX, []
+        tensors = front(pixels[None])
+        with _Gate.end:
+            for core, around in strips.strips(split, bands, pixels.shape[1]):
+                part = tail(*(rows(tensor, around, (0, bands)) for tensor in tensors))[0]
+                found.append(rows(part, core, around).numpy()[0])
+        return np.concatenate(found)
+
+    return maps
