@@ -328,7 +328,8 @@ def _in_strips(model: Any) -> Predict | None:
 
     def rows(tensor: Any, bands: strips.Bands, of: strips.Bands) -> Any:
         per_band = tensor.shape[1] // (of[1] - of[0])
-        return tensor[:, (bands[0] - of[0]) * per_band : (bands[1] - of[0]) * per_band]
+        first, last = ((band - of[0]) * per_band for band in bands)
+        return tensor[0][first:last][None]  # one step at a time, none of which copies
 
     crossing = [model.get_layer(name).output for name in split.crossing]
     front = _compiled(keras.Model(model.inputs, crossing), pixels=True)
