@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ FILTERS = (16, 32, 64, 128, 256)
 
 
 class _Gate:
-    """Of the network of this process: how many windows may be in it."""
+    """Of the network of this process: how many windows may be in it, and one at its end."""
 
     room = threading.Semaphore(1)
     end = threading.Lock()
@@ -268,13 +267,14 @@ def predictor(path: str, sha256: str) -> Predict:
     """
     model = read_network(path, sha256)
     channels, count = model.input_shape[-1], model.output_shape[-1]
-    whole, in_strips = _whole(model), functools.cache(partial(_in_strips, model))
+    whole = _whole(model)
+    of_large = _in_strips(model) or whole
 
     def predict(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         seen = pixels if channels == 3 else grey(pixels)
+        large = pixels.shape[0] * pixels.shape[1] > strips.STRIP_PX
         with _Gate.room:
-            large = pixels.shape[0] * pixels.shape[1] > strips.STRIP_PX
-            found = ((in_strips() if large else None) or whole)(seen)
+            found = of_large(seen) if large else whole(seen)
         if found.shape != (*pixels.shape[:2], count):
             raise ModelError(
                 f"model {path} answers {pixels.shape} with maps of {found.shape}: "

@@ -14,11 +14,11 @@ PACKAGE = Path(nucleiflow.__file__).parent
 ROOT = PACKAGE.parent
 LAYERS = (
     "__init__ errors box arrays heap complaint config snapshot place credentials",
-    "slide receptive strips plan normalise stain tissue seeds merge grow pyramid augment metrics overlay "
+    "slide receptive plan normalise stain tissue seeds merge grow pyramid augment metrics overlay "
     "demo ngff model job estimate resolution resample settings graph contract cost scores page "
     "card cardpage manifest plainyaml roster diagnosis digest provenance slots "
     "stream kernels naming measure neighbours tracing outline qupath reportpage batchpage charts "
-    "contours jsontext nearby counts "
+    "contours jsontext nearby counts strips "
     "fields deepzoom sketch remarks audit focus quality spatialmeta kept ycbcr "
     "coded pixelwise runwise islands lines runs region geojson",
     "objects records speeds forgetful deflate",

@@ -129,15 +129,26 @@ def test_strips_give_what_the_whole_gives(name, tmp_path, monkeypatch):
     assert len(calls) > 6  # it was in strips
 
 
+@pytest.mark.parametrize("shape", [(1216, 1120), (608, 2240), (2240, 640)])
+def test_strips_of_the_shipped_network(shape, monkeypatch):
+    known = model.load()
+    predict = unet.predictor(known.path, known.sha256)
+    window = np.random.default_rng(5).integers(0, 256, (*shape, 3), np.uint8)
+    assert window[..., 0].size > strips.STRIP_PX
+    found = predict(window)
+    monkeypatch.setattr(strips, "STRIP_PX", 1 << 40)
+    np.testing.assert_array_equal(found, predict(window))
+
+
 @pytest.mark.parametrize("name", CUT)
 def test_strips_overlap_by_no_more_than_needed(name, tmp_path, monkeypatch):
     built = CUT[name]()
     found = cut_of(built)
-    predict = predictor_of(built, tmp_path)
-    whole = answers(predict, monkeypatch, 1 << 40)
+    whole = answers(predictor_of(built, tmp_path), monkeypatch, 1 << 40)
     less = Cut(found.crossing, found.halo - 1)
     monkeypatch.setattr(strips, "cut", lambda _: less)
-    fewer = answers(predict, monkeypatch, 500)
+    unet.predictor.cache_clear()
+    fewer = answers(predictor_of(built, tmp_path), monkeypatch, 500)
     same = [np.array_equal(*pair) for pair in zip(fewer, whole, strict=True)]
     assert not all(same) or name == "bilinear"  # one coarse pixel on either side, one too many
 
