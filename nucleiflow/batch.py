@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import resource
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from nucleiflow import (
     flow,
     heap,
     lock,
+    memory,
     overview,
     pool,
     provenance,
@@ -199,7 +199,7 @@ class _Driver:
     def _content(self) -> dict[str, Any]:
         if self._stream:
             self.outcome.peak_bytes = self._stream.peak_bytes
-        driver = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        driver = memory.peak()
         return {
             "slides": [
                 self._rows.get(number)

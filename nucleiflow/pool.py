@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import queue
-import resource
 import threading
 import time
 import uuid
@@ -17,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from nucleiflow import memory
 from nucleiflow.errors import NucleiflowError, RunError, explain
 from nucleiflow.stream import Ended, Reply, Task
 
@@ -28,8 +28,7 @@ def perform(task: Task, tiles: Sequence[int]) -> Reply:
     """What a worker does with a bundle: each tile, and its error if it has one."""
     began = time.monotonic()
     outcomes = tuple((tile, _attempt(task, tile)) for tile in tiles)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Reply(outcomes, time.monotonic() - began, os.getpid(), peak)
+    return Reply(outcomes, time.monotonic() - began, os.getpid(), memory.peak())
 
 
 def _attempt(task: Task, tile: int) -> Exception | None:

@@ -705,3 +705,11 @@ def test_a_manifest_of_ten_million_lines_is_refused(line: str, tmp_path: Path) -
         text += "\n" * manifest.MAX_LINES
     with pytest.raises(errors.ConfigError, match="cut it into several"):
         manifest.parse(text, name="m.csv", folder=tmp_path, environ={})
+
+
+def test_the_peak_of_a_process_is_not_that_of_the_one_who_started_it() -> None:
+    script = "from nucleiflow import memory; print(memory.peak())"
+    held = np.ones(1 << 27)  # a gigabyte
+    found = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    assert 1 << 22 < int(found.stdout) < held.nbytes / 2
+    assert memory.peak() > held.nbytes

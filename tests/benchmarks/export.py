@@ -4,7 +4,6 @@ Maps and pixels are made up, tile by tile, so that no network is needed: discs o
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from nucleiflow import (
     flow,
     maps,
     measure,
+    memory,
     model,
     records,
     results,
@@ -70,7 +70,7 @@ def run(folder, count):
     timed("export", lambda: [export.export(job, index) for index in (0, 1)])
     word = flow._word(job, config.RunConfig(), {"model": job.model.sha256}, len(every), {"all": 1})
     timed("report", lambda: [export.finish(job, word, index) for index in (0, 1)])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    peak = memory.peak() / 1e6
     files = " ".join(f"{name} {size / 1e6:.0f}" for name, size in export.sizes(job.folder).items())
     print(
         f"{word['nuclei']:>10,} {word['height'] * word['width'] / 1e6:>7,.0f} "

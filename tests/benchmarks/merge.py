@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ import madeup
 import numpy as np
 from scipy import ndimage
 
-from nucleiflow import demo, flow, model, records, seeds, tasks
+from nucleiflow import demo, flow, memory, model, records, seeds, tasks
 from nucleiflow.box import Box
 from nucleiflow.job import Job
 from nucleiflow.merge import merge
@@ -116,7 +115,7 @@ def once(folder: Path, tiles: int, *, files: bool) -> dict[str, float]:
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return memory.peak() / 1e6
 
 
 def spread(values: list[float]) -> dict[str, float]:
