@@ -316,7 +316,7 @@ def _compiled(model: Any, *, pixels: bool = False, maps: bool = False) -> Any:
 
 
 def _in_strips(model: Any) -> Predict | None:
-    """The same answers, bit for bit, in half the memory (see `strips`).
+    """The same answers, bit for bit, in less memory (see `strips`).
 
     None where that is of no use: on a GPU, and for a network that cannot be cut.
     """
