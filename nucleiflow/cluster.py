@@ -135,11 +135,13 @@ def _hushed() -> Iterator[None]:
     """Libraries tell their users' tracebacks, we tell ours in one line."""
     for message in UNHEARD:
         warnings.filterwarnings("ignore", message=message)
-    levels = {name: logging.getLogger(name).level for name in QUIET}
+    made = {*QUIET, *logging.root.manager.loggerDict}  # Dask gives some a level of their own
+    heard = [logging.getLogger(name) for name in made if name.partition(".")[0] in QUIET]
+    levels = [(logger, logger.level) for logger in heard]
     try:
-        for name in QUIET:
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        for logger in heard:
+            logger.setLevel(logging.CRITICAL)
         yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        for logger, level in levels:
+            logger.setLevel(level)

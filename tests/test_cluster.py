@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -88,6 +89,19 @@ def test_clocks_of_idle_processes_tick_once_a_second():
 
     with opened(Cluster(workers=1)) as client:
         assert set(client.run(milliseconds).values()) == {1000}
+
+
+def test_libraries_say_nothing_of_their_own_and_have_their_levels_back():
+    def levels():
+        known = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]
+        return {one.name: one.level for one in known if one.name.startswith("distributed")}
+
+    before = levels()
+    with opened(Cluster(workers=1)):
+        heard = [logging.getLogger(name) for name in ["distributed", *levels()]]
+        assert logging.getLogger("distributed.client") in heard
+        assert [one.name for one in heard if one.isEnabledFor(logging.ERROR)] == []
+    assert levels().items() >= before.items()
 
 
 def test_local_workers_are_prepared_once_each_and_bound_to_loopback(tmp_path):
