@@ -23,11 +23,11 @@ from nucleiflow import (
     overview,
     pool,
     provenance,
+    ready,
     records,
     shape,
     source,
     status,
-    unet,
 )
 from nucleiflow.config import Cluster, Failure, RunConfig, Wanted
 from nucleiflow.errors import HOLES, SOME_FAILED, NucleiflowError, StoreError, explain
@@ -249,25 +249,17 @@ def _runner(chosen: Cluster, models: Sequence[Model], driver: _Driver) -> Iterat
             pixels.close_slides()
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # inherited by the workers
-    ready = partial(
-        _prepare_worker,
+    prepare = partial(
+        ready.prepare,
         [(one.path, one.sha256) for one in models],
         shape.device(chosen),
         shape.of(chosen),
     )
-    with cluster.open(chosen, ready, demand=driver.demand) as client:
+    with cluster.open(chosen, prepare, demand=driver.demand) as client:
         if address := cluster.dashboard(client):
             driver.say(f"dashboard: {address}")
         patience = 60 * crew.wait_minutes(chosen)
         yield pool.Dask(client, partial(cluster.workers, client), patience_seconds=patience)
-
-
-def _prepare_worker(models: Sequence[tuple[str, str]], device: str, size: shape.Size) -> None:
-    heap.keep()
-    unet.use(device, size.network_threads, size.network_calls)
-    for path, sha256 in models:
-        unet.predictor(path, sha256)
-    heap.settle()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from nucleiflow import __version__, askcommands, modelcommands, resultcommands, runcommands
+from nucleiflow import __version__, askcommands, heap, modelcommands, resultcommands, runcommands
 from nucleiflow.errors import NucleiflowError
 
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
@@ -62,6 +63,7 @@ for _name, _command in COMMANDS.items():
 def main() -> None:
     """Entry point: our errors end in one line and their exit code, never in a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    atexit.register(heap.settle)  # when all of it goes, nothing need be looked for
     try:
         app()
     except Exception as error:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from nucleiflow import crew, kinds, shape, slurm
+from nucleiflow import crew, kinds, shape, slurm, warm
 from nucleiflow.config import Cluster
 from nucleiflow.errors import ConfigError, NucleiflowError, RunError, explain
 from nucleiflow.roster import Roster
@@ -29,6 +29,7 @@ SETTINGS = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.profile.enabled": False,  # see `crew.plugged`
 }
+METHOD = "distributed.worker.multiprocessing-method"
 UNHEARD = (  # warnings that are told better: by `dashboard`, by the doctor
     r"(?s)\s*Port \d+ is already in use",
     r"(?s).*Mismatched versions",
@@ -59,7 +60,7 @@ def open(  # noqa: A001, as in cluster.open(…)
     roster = Roster(count, penalty)
     with (
         _hushed(),
-        dask.config.set(SETTINGS),
+        dask.config.set({**SETTINGS, METHOD: warm.method(chosen.kind)}),
         begin(chosen, roster, demand) as (client, cluster),
         crew.plugged(client, prepare, leaves=chosen.kind != "connect") as topic,
     ):

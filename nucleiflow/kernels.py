@@ -25,6 +25,12 @@ inner = numba.njit(nogil=True)  # called by other loops only: kept as a part of 
 lean = numba.njit(nogil=True, _nrt=False)
 
 
+def load() -> None:
+    """Load what numba needs at the first call of any loop."""
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
+
+
 def compiled(function: Callable[..., Any], kind: str = "") -> Any:
     """Compile a loop, and keep it on disk if there is a place for it.
 

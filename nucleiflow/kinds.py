@@ -6,12 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
 from typing import Any
 
-from nucleiflow import forgetful, gpus, secure, shape, slurm
+from nucleiflow import forgetful, gpus, secure, shape, slurm, warm
 from nucleiflow.config import Cluster
 from nucleiflow.errors import RunError, explain
 from nucleiflow.roster import Roster
@@ -52,7 +50,7 @@ def _nanny(chosen: Cluster, threads: int, env: dict[str, str]) -> dict[str, Any]
         "host": "127.0.0.1",
         "memory_limit": chosen.memory_limit or 0,
         "local_directory": chosen.local_directory,
-        "env": {"TF_CPP_MIN_LOG_LEVEL": "3", **env},
+        "env": {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **env},
         "silence_logs": logging.CRITICAL,
         "dashboard": False,
         "dashboard_address": None,
@@ -72,7 +70,7 @@ def _own(chosen: Cluster, nannies: dict[Any, Any]) -> Iterator[_Begun]:
         "extensions": forgetful.extensions(),
     }
     with contextlib.ExitStack() as stack:
-        with _deaf_children():
+        with warm.deaf_children():
             cluster = SpecCluster(
                 workers=nannies,
                 scheduler={"cls": Scheduler, "options": options},
@@ -81,20 +79,6 @@ def _own(chosen: Cluster, nannies: dict[Any, Any]) -> Iterator[_Begun]:
             )
             stack.enter_context(cluster)
         yield stack.enter_context(Client(cluster)), cluster
-
-
-@contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Threads begun here, and the processes that they start then or later, never hear Ctrl-C.
-
-    A terminal sends it to the whole family; the parent alone decides what becomes of it.
-    """
-    resource_tracker.ensure_running()  # later, it would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -135,6 +135,10 @@ def demo_command(
     quiet: Quiet = False,
 ) -> None:
     """Make a slide whose true nuclei are known, segment it, and compare."""
+    from nucleiflow import warm
+
+    if workers != 0:
+        warm.up()
     from nucleiflow import progress, showcase
 
     shown = progress.choose(quiet=quiet)

@@ -126,6 +126,10 @@ def run_command(
     fault, 3 some slides failed, 4 done with holes, 130 stopped, 1 anything else.
     """
     flags = locals()
+    from nucleiflow import warm
+
+    if cluster in (None, "local") and workers != 0:
+        warm.up()
     from nucleiflow import jobfile
 
     loaded = jobfile.of_flags(jobfile.nested(flags))
@@ -151,9 +155,11 @@ def submit_command(
 
     The same command goes on where a stopped run was, on any cluster. Exit code: as of `run`.
     """
-    from nucleiflow import jobfile
+    from nucleiflow import jobfile, warm
 
     loaded = jobfile.load(job, out=out)
+    if loaded.job.cluster.kind == "local" and not dry_run:
+        warm.up()
     switches = jobfile.Switches(restart, retry_holes, debug=bool(context.obj))
     if dry_run:
         _rehearse(loaded, switches, json=json)
@@ -172,6 +178,10 @@ def rerun_command(
 
     Exit code: 0 they are equal, 1 they differ or the run failed, 2 slide or model are others.
     """
+    from nucleiflow import warm
+
+    if workers != 0:
+        warm.up()
     from nucleiflow import batch, progress, rerun
 
     shown = progress.choose(quiet=quiet)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nucleiflow import contract, strips
+from nucleiflow import contract, heap, strips
 from nucleiflow.errors import ModelError, RunError
 from nucleiflow.graph import graph
 from nucleiflow.model import architecture, digest
@@ -228,7 +228,8 @@ def tensorflow() -> Any:
     kept, void = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(void, 2)
-        import tensorflow as tf
+        with heap.loading():
+            import tensorflow as tf
 
         return tf
     finally:
@@ -303,7 +304,7 @@ def _compiled(model: Any, *, pixels: bool = False, maps: bool = False) -> Any:
     # Keras 3.15 interpolates tensors of known size only: then one is compiled for each
     interpolates = any(getattr(layer, "interpolation", "") == "bilinear" for layer in model.layers)
 
-    @tf.function(input_signature=None if interpolates else any_size)
+    @tf.function(input_signature=None if interpolates else any_size, autograph=False)
     def computed(*tensors: Any) -> list[Any]:
         given = [tf.cast(one, tf.float32) for one in tensors] if pixels else list(tensors)
         found = tf.nest.flatten(model(given if len(given) > 1 else given[0], training=False))

@@ -23,11 +23,11 @@ LAYERS = (
     "coded pixelwise runwise islands lines runs region geojson",
     "objects records speeds forgetful deflate",
     "dicom formats companions chunks memory tiffcheck tiffmeta tiffread",
-    "tiff openslide picture store unet gpus slurm pool progress fetch tables anndata_zarr",
+    "tiff openslide picture store unet gpus slurm pool warm progress fetch tables anndata_zarr",
     "source identity cluster kinds crew shape secure checkup doctor tasks look flow batch forecast "
     "show showcase train classic layouts dataset evaluate describe weakspots lock status jobfile "
     "holes rerun report verify overview survey runfile recompute integrity spatial viewer api "
-    "results export finished linked pixels maps labelled regions",
+    "results export finished linked pixels maps labelled regions ready preloaded",
     "cli runcommands askcommands resultcommands modelcommands options answer __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
@@ -37,7 +37,7 @@ DOORS = {
     "tensorflow": {"unet", "train"},
     "keras": {"unet", "train"},
     "dask": {"cluster", "forgetful"},
-    "distributed": {"cluster", "kinds", "crew", "secure", "slurm", "forgetful"},
+    "distributed": {"cluster", "kinds", "crew", "secure", "slurm", "forgetful", "preloaded"},
     "dask_jobqueue": {"slurm"},
     "pynvml": {"gpus"},
     "zarr": {"store", "anndata_zarr", "chunks"},

@@ -56,9 +56,13 @@ def recorded(out, stage):
 
 
 def workers(process):
-    """Worker processes of a run: the Nannies' children that hold the network."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [one for one in children if "spawn_main" in " ".join(one.cmdline())]
+    """Worker processes of a run, which hold the network: forked from the one that loaded it."""
+    return [worker for one in forking(process) for worker in one.children()]
+
+
+def forking(process):
+    children = psutil.Process(process.pid).children()
+    return [one for one in children if "forkserver" in " ".join(one.cmdline())]
 
 
 def wait_for(there, process):

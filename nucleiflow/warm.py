@@ -1,0 +1,65 @@
+"""A process that loads what workers need while a command begins: they are forked from it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
+
+ENVIRON = {  # as Dask sets it before it starts a worker, and both libraries hushed
+    "DASK_LOGGING__DISTRIBUTED": "critical",
+    "MKL_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "6640",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+PRELOADED = ["nucleiflow.preloaded", "nucleiflow.cli"]  # the latter is each worker's main module
+
+
+class _Kept:
+    warm = False
+
+
+def up() -> None:
+    """Start it; it ends with this process.
+
+    Loading takes seconds, most of them TensorFlow's: here it begins before slides are looked at and
+    a scheduler is started, and all workers, those that replace a killed one too, share it and its
+    memory. The usual way, a new interpreter for each worker, is left to those with GPUs, whose
+    drivers may not be forked, and to systems whose libraries may not.
+    """
+    if sys.platform != "linux":
+        return
+    added = {name: value for name, value in ENVIRON.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        with deaf_children():
+            forkserver.set_forkserver_preload(PRELOADED)
+            forkserver.ensure_running()
+    finally:
+        for name in added:
+            del os.environ[name]
+    _Kept.warm = True
+
+
+def method(kind: str) -> str:
+    """How the workers of a kind of cluster are started, as multiprocessing calls it."""
+    return "forkserver" if _Kept.warm and kind == "local" else "spawn"
+
+
+@contextlib.contextmanager
+def deaf_children() -> Iterator[None]:
+    """Threads begun here, and the processes that they start then or later, never hear Ctrl-C.
+
+    A terminal sends it to the whole family; the parent alone decides what becomes of it.
+    """
+    resource_tracker.ensure_running()  # later, it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

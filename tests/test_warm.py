@@ -1,0 +1,147 @@
+"""Workers of this machine are forked from a process that has loaded what they need."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import time
+
+import command
+import psutil
+import pytest
+
+from nucleiflow import warm
+
+PATIENCE_SECONDS = 60
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are spawned")
+
+
+def script(folder, body):
+    """What a process prints, that has opened a warm cluster of two workers as `client`."""
+    path = folder / "script.py"
+    path.write_text(textwrap.dedent("""
+        import json, os, signal, sys, time
+        from multiprocessing import forkserver
+        from nucleiflow import cluster, warm
+        from nucleiflow.config import Cluster
+
+        def facts():
+            return {
+                "pid": os.getpid(),
+                "parent": os.getppid(),
+                "loaded": [name in sys.modules for name in ("tensorflow", "nucleiflow.tasks")],
+                "new": os.environ.get("NEW"),
+                "threads": os.environ["OMP_NUM_THREADS"],
+            }
+
+        def told(client):
+            return list(cluster.on_each(client, facts, timeout_seconds=60).values())
+
+        def main():
+            before = dict(os.environ)
+            warm.up()
+            assert dict(os.environ) == before
+            os.environ["NEW"] = "yes"
+            with cluster.open(Cluster(workers=2), int, demand=lambda: 2) as client:
+                body(client)
+
+        def body(client):
+    """) + textwrap.indent(textwrap.dedent(body), " " * 4) + textwrap.dedent("""
+        if __name__ == "__main__":
+            main()
+    """))  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, path], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+AGAIN = """
+    before = told(client)
+    os.kill({whom}, signal.SIGKILL)
+    until = time.monotonic() + 60
+    while {{one["pid"] for one in told(client) if isinstance(one, dict)}} & {gone}:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    while len(cluster.workers(client)) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+"""
+
+
+def test_workers_have_loaded_before_they_begin_and_share_it(tmp_path):
+    body = """
+        one, two = told(client)
+        assert one["loaded"] == two["loaded"] == [True, True]
+        assert one["parent"] == two["parent"] == forkserver._forkserver._forkserver_pid
+        assert one["pid"] != two["pid"]
+        assert one["new"] == "yes", "what the command's environment is now"
+        assert one["threads"] == "1"
+        print("done")
+    """
+    assert script(tmp_path, body) == ["done"]
+
+
+def test_a_killed_worker_comes_back_from_the_same_process(tmp_path):
+    body = AGAIN.format(whom='before[0]["pid"]', gone='{before[0]["pid"]}') + """
+    after = told(client)
+    assert {one["parent"] for one in after} == {before[0]["parent"]}
+    assert all(one["loaded"] == [True, True] for one in after)
+    print("done")
+    """
+    assert script(tmp_path, body) == ["done"]
+
+
+def test_workers_come_back_if_the_process_that_loaded_is_killed(tmp_path):
+    gone = '{one["pid"] for one in before}'
+    body = AGAIN.format(whom='before[0]["parent"]', gone=gone) + """
+    after = told(client)
+    assert before[0]["parent"] not in {one["parent"] for one in after}
+    print("done")
+    """
+    assert script(tmp_path, body) == ["done"]
+
+
+def family(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def works(process):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_nobody_goes_on_loading_for_a_command_that_has_ended(tmp_path):
+    began = time.monotonic()
+    process = command.start("run", tmp_path / "none.tif", "--out", tmp_path / "out")
+    while not any("forkserver" in " ".join(one.cmdline()) for one in family(process)):
+        assert process.poll() is None
+        assert time.monotonic() - began < PATIENCE_SECONDS
+    known = family(process)
+    _, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 2
+    assert "none.tif" in err
+    until = time.monotonic() + 1
+    while any(works(one) for one in known):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("options", [("--workers", 0), ("--cluster", "slurm")])
+def test_who_has_no_workers_here_loads_nothing_for_them(tmp_path, options):
+    process = command.start("run", tmp_path / "none.tif", "--out", tmp_path / "out", *options)
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            assert not any("forkserver" in " ".join(one.cmdline()) for one in family(process))
+        time.sleep(0.01)
+    process.communicate()
+
+
+def test_only_workers_of_this_machine_that_leave_gpus_alone_are_forked():
+    before = warm.method("local")
+    assert before in ("spawn", "forkserver")
+    assert {warm.method(kind) for kind in ("gpu", "slurm", "connect")} == {"spawn"}
+    assert os.environ.get("PYTHONHASHSEED") != "6640"
