@@ -61,7 +61,9 @@ def _nanny(chosen: Cluster, threads: int, env: dict[str, str]) -> dict[str, Any]
 @contextlib.contextmanager
 def _own(chosen: Cluster, nannies: dict[Any, Any]) -> Iterator[_Begun]:
     """A scheduler in this process and its workers beside it, all bound to loopback."""
-    from distributed import Client, Scheduler, SpecCluster
+    from distributed import Client, Scheduler, SpecCluster, utils
+
+    utils._forkserver_preload_set = True  # what `warm` loads; Dask's own choice is loaded here, too
 
     options = {
         "host": "127.0.0.1",

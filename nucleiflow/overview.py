@@ -10,17 +10,35 @@ from nucleiflow import batchpage, records, report, tables, web
 from nucleiflow.place import Place
 
 MOST_PICTURES, READERS = 2000, 16
-KEYS = (
-    *("name", "slide", "status", "reason", "folder", "nuclei", "height", "width", "mpp", "stain"),
-    *("tiles", "tiles_with_tissue", "labels_digest", "wall_seconds"),
-)
-GROUPS = {
-    "quality": (
-        *("tissue_mm2", "tissue_fraction", "nuclei_per_mm2", "out_of_focus_fraction"),
-        *("pen_fraction", "fold_fraction"),
-    ),
-    "summary": ("area_mean", "area_unit", "probability_mean"),
+KEYS = {  # the same for every batch, so that tables of batches can be put together
+    "name": str,
+    "slide": str,
+    "status": str,
+    "reason": str,
+    "folder": str,
+    "nuclei": int,
+    "height": int,
+    "width": int,
+    "mpp": float,
+    "stain": str,
+    "tiles": int,
+    "tiles_with_tissue": int,
+    "labels_digest": str,
+    "wall_seconds": float,
 }
+GROUPS = {
+    "quality": {
+        "tissue_mm2": float,
+        "tissue_fraction": float,
+        "nuclei_per_mm2": float,
+        "out_of_focus_fraction": float,
+        "pen_fraction": float,
+        "fold_fraction": float,
+    },
+    "summary": {"area_mean": float, "area_unit": str, "probability_mean": float},
+}
+COUNTED = {"holes": int, "flags": str}
+COLUMNS = {**KEYS, **GROUPS["quality"], **GROUPS["summary"], **COUNTED}
 
 
 def write(out: Place, content: Mapping[str, Any]) -> None:
@@ -37,7 +55,7 @@ def write(out: Place, content: Mapping[str, Any]) -> None:
     )
     records.put(out / "batch.html", text.encode())
     with records.writer(out / "batch.parquet") as file:
-        tables.write_rows(file, [_flat(row) for row in rows])
+        tables.write_rows(file, [_flat(row) for row in rows], COLUMNS)
 
 
 def _thumbnails(out: Place, names: Sequence[str]) -> dict[str, bytes]:

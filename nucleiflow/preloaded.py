@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import os
+import signal
 import threading
 
 COMMAND = os.getppid()
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def _load() -> None:
@@ -30,6 +33,11 @@ def _leave_with_command(loaded: threading.Event) -> None:
             os._exit(1)
 
 
+def _die_with_parent() -> None:
+    """A worker whose parent is gone is one whose end nobody would hear of: it is replaced."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 _loaded = threading.Event()
 _watch = threading.Thread(target=_leave_with_command, args=(_loaded,))
 _watch.start()
@@ -39,4 +47,5 @@ try:
 finally:
     _loaded.set()
     _watch.join()  # who is forked has one thread
+os.register_at_fork(after_in_child=_die_with_parent)
 atexit.register(os._exit, 0)  # there is nothing to be tidied up, and the terminal waits

@@ -144,13 +144,30 @@ def _array(column: Any, kind: Any) -> Any:
     return pa.Array.from_buffers(kind, size, [nulls, *buffers])
 
 
-def write_rows(file: IO[bytes], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Some rows with the same keys -> Parquet, without outlines."""
+def write_rows(
+    file: IO[bytes], rows: Sequence[Mapping[str, Any]], columns: Mapping[str, type]
+) -> None:
+    """Some rows -> Parquet, without outlines; columns are str, int or float, None is null."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
-    parquet.write_table(pa.table(columns), file, compression="zstd")
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    arrays = [_values([row[name] for row in rows], kinds[kind]) for name, kind in columns.items()]
+    parquet.write_table(pa.table(arrays, names=list(columns)), file, compression="zstd")
+
+
+def _values(given: Sequence[Any], kind: Any) -> Any:
+    """Python's values as Arrow has them; None becomes null. `pyarrow.array` would import pandas."""
+    import pyarrow as pa
+
+    there = np.array([one is not None for one in given], bool)
+    if pa.types.is_string(kind):
+        column = [(one or "").encode(errors="backslashreplace") for one in given]
+        _, *buffers = _array(column, pa.binary()).buffers()
+    else:
+        _, *buffers = _array([0 if one is None else one for one in given], kind).buffers()
+    nulls = pa.py_buffer(np.packbits(there, bitorder="little"))
+    return pa.Array.from_buffers(kind, len(given), [nulls, *buffers])
 
 
 def write_csv(file: IO[bytes], table: IO[bytes]) -> None:

@@ -1,10 +1,17 @@
 """The page and the table of a batch: opened in a browser from disk, read by pandas."""
 
+import io
+import subprocess
+import sys
+
 import browser
 import pandas
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
 
-from nucleiflow import batchpage, overview, records, web
+from nucleiflow import batchpage, overview, records, tables, web
 
 real = pytest.mark.skipif(browser.MISSING is not None, reason=str(browser.MISSING))
 HOSTILE = "<img src=x onerror=alert(1)>\"'</td><script>alert(2)</script>"
@@ -145,6 +152,56 @@ def test_the_table_has_a_row_for_each_slide(place):
     assert frame["nuclei"].tolist()[:3] == [1000, 200, 30]
     assert frame["holes"].tolist() == [0, 1, 0, 0, 0]
     assert frame["reason"].tolist()[3] == HOSTILE
+
+
+def test_tables_of_batches_have_the_same_columns(place, tmp_path):
+    """What no slide of a batch has is null, of its own type; so is the table of no slides."""
+    for name, rows in {"none": [], "failed": [ROWS[3]]}.items():
+        overview.write(tmp_path / name, {"slides": rows})
+    schemas = [
+        parquet.read_schema(one / "batch.parquet")
+        for one in (place.parent, tmp_path / "none", tmp_path / "failed")
+    ]
+    assert schemas[0].equals(schemas[1])
+    assert schemas[0].equals(schemas[2])
+    assert dict(zip(schemas[0].names, schemas[0].types, strict=True))["mpp"] == "double"
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "text": st.none() | st.text(),
+                "count": st.none() | st.integers(-(2**63), 2**63 - 1),
+                "size": st.none() | st.floats(allow_nan=False),
+            }
+        ),
+        max_size=20,
+    )
+)
+def test_rows_come_back_as_they_were_written(rows):
+    file = io.BytesIO()
+    tables.write_rows(file, rows, {"text": str, "count": int, "size": float})
+    found = parquet.read_table(file)
+    found.validate(full=True)
+    assert found.to_pylist() == rows
+
+
+def test_a_name_that_is_no_text_is_told_all_the_same():
+    file = io.BytesIO()
+    tables.write_rows(file, [{"name": "caf\udce9.tif"}], {"name": str})
+    assert parquet.read_table(file).to_pylist() == [{"name": "caf\\udce9.tif"}]
+
+
+def test_the_end_of_a_run_does_not_wait_for_pandas(tmp_path):
+    """Arrow imports it to look at Python's values, and that takes longer than all else."""
+    code = (
+        "import sys; from pathlib import Path; from nucleiflow import overview\n"
+        f"overview.write(Path({str(tmp_path)!r}), {{'slides': {[ROWS[3]]!r}}})\n"
+        "print('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"False\n"
 
 
 def test_an_empty_batch_has_a_page(tmp_path):

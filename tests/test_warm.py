@@ -23,6 +23,7 @@ def script(folder, body):
     path.write_text(textwrap.dedent("""
         import json, os, signal, sys, time
         from multiprocessing import forkserver
+        import psutil
         from nucleiflow import cluster, warm
         from nucleiflow.config import Cluster
 
@@ -34,6 +35,12 @@ def script(folder, body):
                 "new": os.environ.get("NEW"),
                 "threads": os.environ["OMP_NUM_THREADS"],
             }
+
+        def works(pid):
+            try:
+                return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:
+                return False
 
         def told(client):
             return list(cluster.on_each(client, facts, timeout_seconds=60).values())
@@ -59,15 +66,13 @@ def script(folder, body):
 
 
 AGAIN = """
-    before = told(client)
+    before, known = told(client), cluster.workers(client)
     os.kill({whom}, signal.SIGKILL)
     until = time.monotonic() + 60
-    while {{one["pid"] for one in told(client) if isinstance(one, dict)}} & {gone}:
+    while len(now := cluster.workers(client)) < 2 or len(now.keys() & known.keys()) > {left}:
         assert time.monotonic() < until
         time.sleep(0.1)
-    while len(cluster.workers(client)) < 2:
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    after = told(client)
 """
 
 
@@ -85,22 +90,27 @@ def test_workers_have_loaded_before_they_begin_and_share_it(tmp_path):
 
 
 def test_a_killed_worker_comes_back_from_the_same_process(tmp_path):
-    body = AGAIN.format(whom='before[0]["pid"]', gone='{before[0]["pid"]}') + """
-    after = told(client)
+    body = (
+        AGAIN.format(whom='before[0]["pid"]', left=1)
+        + """
     assert {one["parent"] for one in after} == {before[0]["parent"]}
     assert all(one["loaded"] == [True, True] for one in after)
     print("done")
     """
+    )
     assert script(tmp_path, body) == ["done"]
 
 
 def test_workers_come_back_if_the_process_that_loaded_is_killed(tmp_path):
-    gone = '{one["pid"] for one in before}'
-    body = AGAIN.format(whom='before[0]["parent"]', gone=gone) + """
-    after = told(client)
+    body = (
+        AGAIN.format(whom='before[0]["parent"]', left=0)
+        + """
+    assert not any(works(one["pid"]) for one in before)
     assert before[0]["parent"] not in {one["parent"] for one in after}
+    assert all(one["loaded"] == [True, True] for one in after)
     print("done")
     """
+    )
     assert script(tmp_path, body) == ["done"]
 
 

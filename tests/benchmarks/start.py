@@ -1,0 +1,86 @@
+"""How long the command takes for a small image, beside TensorFlow's own import: `make bench-start`.
+
+Each is a process of its own, in turn, so that what disturbs the machine disturbs all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from nucleiflow import demo, showcase
+
+IMPORT, RUN, ALONE, AGAIN, HELP = "import", "run", "run_workers_0", "run_again", "help"
+TOLD = {
+    IMPORT: "import tensorflow",
+    RUN: "nucleiflow run",
+    ALONE: "nucleiflow run --workers 0",
+    AGAIN: "nucleiflow run, all done before",
+    HELP: "nucleiflow run --help",
+}
+
+
+def commands(slide: Path, out: Path) -> dict[str, list[str]]:
+    run = [sys.executable, "-m", "nucleiflow.cli", "run", str(slide), "--quiet", "--out"]
+    return {
+        IMPORT: [sys.executable, "-c", "import tensorflow"],
+        RUN: [*run, str(out / "run"), "--restart"],
+        ALONE: [*run, str(out / "alone"), "--restart", "--workers", "0"],
+        AGAIN: [*run, str(out / "run")],
+        HELP: [*run[:4], "--help"],
+    }
+
+
+def seconds(command: list[str]) -> float:
+    began = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.monotonic() - began
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="for the slide and results")
+    parser.add_argument("--size-px", type=int, default=720)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the figures here, too")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    slide = given.folder / f"{given.size_px}.ome.tif"
+    showcase.write_slide(slide, demo.make_slide(given.size_px, seam_px=2048)[0])
+    asked = commands(slide, given.folder)
+    for command in asked.values():  # what is compiled and cached once
+        seconds(command)
+    rounds = [
+        {name: seconds(command) for name, command in asked.items()} for _ in range(given.rounds)
+    ]
+    result = {
+        "benchmark": "start",
+        "cores": os.cpu_count(),
+        "megapixels": given.size_px**2 / 1e6,
+        "seconds": {name: spread([one[name] for one in rounds]) for name in asked},
+        "over_import": {
+            name: spread([one[name] / one[IMPORT] for one in rounds]) for name in asked
+        },
+    }
+    for name, text in TOLD.items():
+        one, ratio = result["seconds"][name], result["over_import"][name]
+        print(
+            f"{text:32} {one['median']:5.1f} s ({one['least']:.1f} to {one['most']:.1f}), "
+            f"{ratio['median']:.2f} x ({ratio['least']:.2f} to {ratio['most']:.2f})"
+        )
+    if given.json:
+        given.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
