@@ -7,7 +7,7 @@ import functools
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -255,11 +255,15 @@ def _runner(chosen: Cluster, models: Sequence[Model], driver: _Driver) -> Iterat
         shape.device(chosen),
         shape.of(chosen),
     )
-    with cluster.open(chosen, prepare, demand=driver.demand) as client:
-        if address := cluster.dashboard(client):
-            driver.say(f"dashboard: {address}")
-        patience = 60 * crew.wait_minutes(chosen)
-        yield pool.Dask(client, partial(cluster.workers, client), patience_seconds=patience)
+    with contextlib.ExitStack() as opened:
+
+        def connect() -> tuple[Any, Callable[[], dict[str, int]]]:
+            client = opened.enter_context(cluster.open(chosen, prepare, demand=driver.demand))
+            if address := cluster.dashboard(client):
+                driver.say(f"dashboard: {address}")
+            return client, partial(cluster.workers, client)
+
+        yield pool.Dask(connect, patience_seconds=60 * crew.wait_minutes(chosen))
 
 
 @contextlib.contextmanager

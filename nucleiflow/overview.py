@@ -10,7 +10,7 @@ from nucleiflow import batchpage, records, report, tables, web
 from nucleiflow.place import Place
 
 MOST_PICTURES, READERS = 2000, 16
-KEYS = {  # the same for every batch, so that tables of batches can be put together
+KEYS: dict[str, type] = {  # the same for every batch, so that tables of batches can be put together
     "name": str,
     "slide": str,
     "status": str,
@@ -26,7 +26,7 @@ KEYS = {  # the same for every batch, so that tables of batches can be put toget
     "labels_digest": str,
     "wall_seconds": float,
 }
-GROUPS = {
+GROUPS: dict[str, dict[str, type]] = {
     "quality": {
         "tissue_mm2": float,
         "tissue_fraction": float,

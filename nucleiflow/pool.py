@@ -60,6 +60,8 @@ class Serial:
     def listen(self, listener: Listener) -> None:
         self._listener = listener
 
+    def begin(self) -> None: ...
+
     def workers(self) -> dict[str, int]:
         return {"this process": 1}
 
@@ -73,18 +75,21 @@ class Serial:
 
 
 class Dask:
-    """The workers of a Dask client, as `alive` finds them. It may have none for a while."""
+    """The workers of a Dask client, as `alive` finds them; `connect` gives both, when the pool
+    begins. It may have none for a while.
+    """
 
     most_open: int | None = None
 
     def __init__(
         self,
-        client: Any,
-        alive: Callable[[], dict[str, int]],
+        connect: Callable[[], tuple[Any, Callable[[], dict[str, int]]]],
         *,
         patience_seconds: float = 300.0,
     ) -> None:
-        self._client, self._alive, self._patience = client, alive, patience_seconds
+        self._connect, self._patience = connect, patience_seconds
+        self._client: Any = None
+        self._alive: Callable[[], dict[str, int]] = dict
         self._listener: Listener = lambda _: None
         self._flying: dict[int, tuple[Any, str]] = {}
         self._arrived: set[int] = set()  # bundles whose workers were there after they were sent
@@ -97,6 +102,10 @@ class Dask:
 
     def listen(self, listener: Listener) -> None:
         self._listener = listener
+
+    def begin(self) -> None:
+        self._client, self._alive = self._connect()
+        self._last_seen = time.monotonic()
 
     def workers(self) -> dict[str, int]:
         """Those that the scheduler knows now; bundles on others have died with them."""
@@ -111,7 +120,7 @@ class Dask:
             ) from error
         if known:
             self._last_seen = time.monotonic()
-        elif time.monotonic() - self._last_seen > self._patience:
+        elif self._client and time.monotonic() - self._last_seen > self._patience:
             raise RunError(
                 f"no worker for {self._patience:.0f} s: see why none starts (`nucleiflow doctor`), "
                 "then run the same command again, finished tiles are kept"

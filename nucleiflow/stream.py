@@ -27,6 +27,7 @@ UNSURE = 0.125  # what a death counts if the tile may never have reached that wo
 BUNDLE_SECONDS, BUNDLE_TILES = 0.25, 64  # quick tiles travel together
 TICK_SECONDS = 0.2
 AHEAD = 2  # slides that are ready for the network while another is in it
+AT_FIRST = 4  # slides that are opened while there are no workers yet
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,10 @@ class Pool(Protocol):
     most_open: int | None
 
     def listen(self, listener: Callable[[Ended], None]) -> None: ...
+    def begin(self) -> None:
+        """Wait until there are workers: called once, when there are tiles for them."""
+        ...
+
     def workers(self) -> dict[str, int]:
         """Threads of each worker that is connected. Raises RunError if the cluster is gone."""
         ...
@@ -161,6 +166,7 @@ class Stream:
         self._advancing: set[int] = set()
         self._pace: dict[str, float] = {}  # seconds per tile of a stage, lately
         self._ticket = self._order = 0
+        self._working = False
         self._began = time.monotonic()
 
     def run(self, slides: Sequence[SlideState], starts: Iterator[Start]) -> None:
@@ -172,6 +178,7 @@ class Stream:
         told = 0.0
         try:
             while True:
+                self._begin()
                 self._slots.refresh()
                 more = more and self._open(waiting)
                 self._dispatch()
@@ -192,6 +199,12 @@ class Stream:
         tiles = sum(course.left for course in list(self._courses.values()))
         slides = sum(one.state == "waiting" for one in self.snapshot.slides)
         return -(-tiles // per_worker) + slides
+
+    def _begin(self) -> None:
+        """The pool begins with the first tiles: slides that are done, or bad, need no workers."""
+        if not self._working and any(course.left for course in self._courses.values()):
+            self._pool.begin()
+            self._working = True
 
     def _hear(self) -> None:
         """Wait for something to happen, and deal with all that has."""
@@ -215,7 +228,7 @@ class Stream:
 
     def _open(self, waiting: Iterator[tuple[int, Start]]) -> bool:
         """Begin slides while slots lack work; False when none is left to begin."""
-        most = self._pool.most_open or max(2, self._slots.total)
+        most = self._pool.most_open or max(2, self._wish)
         while len(self._courses) < most and not self._enough():
             try:
                 number, start = next(waiting)
@@ -226,12 +239,16 @@ class Stream:
             self._advance(self._courses[number])
         return True
 
+    @property
+    def _wish(self) -> int:
+        """How many bundles should be at hand."""
+        return self._slots.total or AT_FIRST
+
     def _enough(self) -> bool:
         """Whether the slides on their way have tiles for every slot, of the network and others."""
         waits = {lane: [one.waits(lane) for one in self._courses.values()] for lane in LANES}
-        wish = max(1, self._slots.total)
-        if sum(waits["network"]) < wish:
-            return sum(map(sum, waits.values())) + len(self._advancing) >= wish
+        if sum(waits["network"]) < self._wish:
+            return sum(map(sum, waits.values())) + len(self._advancing) >= self._wish
         ahead = sum(amount > 0 for amount in waits["network"])
         return sum(waits["other"]) + len(self._advancing) > 0 or ahead > AHEAD
 

@@ -39,6 +39,7 @@ class Mortal:
     def __init__(self, workers=3, threads=2):
         self._threads = threads
         self._born = 0
+        self.begun = False
         self._flying = {}
         self._lock = threading.RLock()
         self._executor = ThreadPoolExecutor(workers * threads)
@@ -53,9 +54,13 @@ class Mortal:
     def listen(self, listener):
         self._listener = listener
 
+    def begin(self):
+        assert not self.begun, "a pool begins once"
+        self.begun = True
+
     def workers(self):
         with self._lock:
-            return dict(self.alive)
+            return dict(self.alive) if self.begun else {}
 
     def submit(self, ticket, task, tiles, worker):
         with self._lock:
@@ -191,6 +196,27 @@ def test_the_serial_pool_is_the_same():
     watch = slides.run(pool.Serial())
     assert slides.done == sorted(slides.done, key=lambda w: (w[0], "isl".index(w[1][0]), w[2]))
     assert [watch.ends[n]["nuclei"] for n in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("sizes", [[0], [0, 0, 0, 0, 0, 0]])
+def test_slides_without_tiles_need_no_workers(sizes):
+    workers = Mortal()
+    Slides(sizes).run(workers)
+    assert not workers.begun
+    workers = Mortal()
+    Slides([*sizes, 1]).run(workers)
+    assert workers.begun
+
+
+def test_a_pool_that_cannot_begin_ends_the_run(monkeypatch):
+    workers = Mortal()
+
+    def fails():
+        raise RunError("no worker is ready")
+
+    monkeypatch.setattr(workers, "begin", fails)
+    with pytest.raises(RunError, match="no worker is ready"):
+        Slides([1]).run(workers)
 
 
 def test_a_tile_that_kills_is_blamed_when_it_is_alone_and_not_before():

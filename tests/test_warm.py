@@ -150,6 +150,22 @@ def test_who_has_no_workers_here_loads_nothing_for_them(tmp_path, options):
     process.communicate()
 
 
+def test_slides_that_are_done_or_cannot_be_read_start_no_workers(small_slide, tmp_path):
+    """Neither a scheduler: what it says first is the address of its dashboard."""
+    out, bad = tmp_path / "out", tmp_path / "bad.tif"
+    bad.write_bytes(b"II*\0")
+    first = ended(command.start("run", small_slide, "--out", out))
+    assert (first.code, "dashboard" in first.err) == (0, True), first.err
+    again = ended(command.start("run", small_slide, bad, "--out", out))
+    assert (again.code, "dashboard" in again.err) == (3, False), again.err
+    assert "already done" in again.err
+
+
+def ended(process):
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    return command.Result(process.returncode, out, err)
+
+
 def test_only_workers_of_this_machine_that_leave_gpus_alone_are_forked():
     before = warm.method("local")
     assert before in ("spawn", "forkserver")

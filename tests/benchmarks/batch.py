@@ -70,7 +70,8 @@ def main():
     ) as client:
         print("       s   slides        tasks  tasks/s  driver MB")
         began = time.monotonic()
-        stream = Stream(pool.Dask(client, partial(cluster.workers, client)), Failure(), watch)
+        workers = pool.Dask(lambda: (client, partial(cluster.workers, client)))
+        stream = Stream(workers, Failure(), watch)
         stream.run(states, iter([lambda: slide(chosen.tiles)] * chosen.slides))
         spent = time.monotonic() - began
     tiles, need = chosen.slides * chosen.tiles, GPUS * GPU_MEGAPIXELS_PER_SECOND / TILE_MEGAPIXELS
