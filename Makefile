@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types tests bench bench-memory bench-networks bench-scales bench-batch bench-decoding bench-export bench-merge bench-workers bench-peers gallery fuzz clean
+.PHONY: demo test lint types tests bench bench-memory bench-networks bench-scales bench-batch bench-decoding bench-export bench-merge bench-workers bench-start bench-peers gallery fuzz clean
 
 demo: $(VENV)/.run
 	$(BIN)/nucleiflow demo demo
@@ -46,6 +46,9 @@ bench-merge: $(VENV)/.test
 
 bench-workers: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/workers.py runs/workers
+
+bench-start: $(VENV)/.test
+	$(BIN)/python tests/benchmarks/start.py runs/start
 
 bench-peers: $(VENV)/.test
 	$(BIN)/python tests/benchmarks/peers.py runs/peers --picture .github/peers.svg

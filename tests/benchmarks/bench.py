@@ -24,12 +24,14 @@ RUNS = {
     "pipeline": ["pipeline.py", "{folder}/pipeline"],
     "merge": ["merge.py", "{folder}/merge"],
     "workers": ["workers.py", "{folder}/workers"],
+    "start": ["start.py", "{folder}/start"],
     "peers": ["peers.py", "{folder}/peers", "--picture", str(ROOT / ".github" / "peers.svg")],
 }
 QUICK = {  # fewer rounds, and the small sizes: minutes
     "pipeline": ["--rounds", "1", "--only", "ratio", "stages", "feed"],
     "merge": ["--rounds", "1", "--tiles", "10000", "100000"],
     "workers": ["--rounds", "1"],
+    "start": ["--rounds", "2"],
     "peers": ["--rounds", "1", "--sides", "2048", "4096"],
 }
 STAGES = {  # tasks as a reader knows them
@@ -46,6 +48,14 @@ STAGES = {  # tasks as a reader knows them
     "results.met": "neighbours, GeoJSON",
     "export.export": "tables, GeoJSON",
     "export.finish": "report",
+}
+START = {  # commands as a reader knows them
+    "import": "`import tensorflow`",
+    "run": "`nucleiflow run`",
+    "run_workers_0": "`nucleiflow run --workers 0`",
+    "run_again": "`nucleiflow run`, all done before",
+    "bad": "`nucleiflow run` of a file that is no image",
+    "help": "`nucleiflow run --help`",
 }
 
 
@@ -227,6 +237,17 @@ def workers(found):
     ]
 
 
+def start(found):
+    lines = [
+        f"| a slide of {found['megapixels']:.1f} MP, from start to end | s | over the import |",
+        "|---|---|---|",
+    ]
+    for name, text in START.items():
+        seconds, ratio = said(found["seconds"][name], 1), said(found["over_import"][name])
+        lines.append(f"| {text} | {seconds} | {ratio} x |")
+    return lines
+
+
 def peers(found):
     lines = [
         "| the same maps | MP/s | peak MB above start | split, merged, lost, doubled at seams |",
@@ -243,7 +264,13 @@ def peers(found):
     return lines
 
 
-TOLD = {"pipeline": pipeline, "merge": merge, "workers": workers, "peers": peers}
+TOLD = {
+    "pipeline": pipeline,
+    "merge": merge,
+    "workers": workers,
+    "start": start,
+    "peers": peers,
+}
 
 if __name__ == "__main__":
     main()
