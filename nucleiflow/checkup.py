@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from nucleiflow import provenance, records, source, unet
+from nucleiflow import inference, provenance, records, source
 from nucleiflow.box import Box
 from nucleiflow.diagnosis import Answer, Finding
 from nucleiflow.errors import SlideError, StoreError, explain
@@ -55,7 +55,7 @@ def examine(visit: Visit) -> Finding:
             return None
 
     free = psutil.virtual_memory().available
-    device = attempt(partial(unet.use, visit.device, visit.threads, visit.calls))
+    device = attempt(partial(inference.use, visit.device, visit.threads, visit.calls))
     answers = [attempt(partial(answer, *one)) for one in visit.models] if device else []
     for slide in visit.slides:
         attempt(partial(read, slide))
@@ -86,7 +86,7 @@ def specimen(side_px: int) -> NDArray[np.uint8]:
 
 def answer(path: str, sha256: str, stride_px: int) -> Answer:
     """The maps of the test tile; the second call is timed, the first compiles the network."""
-    predict = unet.predictor(path, sha256)
+    predict = inference.predictor(path, sha256)
     pixels = specimen(-(-SIDE_PX // stride_px) * stride_px)
     predict(pixels)
     began = time.monotonic()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
-from nucleiflow import dataset, metrics, unet
+from nucleiflow import dataset, inference, metrics, unet
 from nucleiflow.model import digest
 
 THRESHOLD = 0.5  # of the map, as in 2018; instances are the connected components above it
@@ -50,7 +50,7 @@ def squeeze(image: NDArray[Any], labels: NDArray[Any], side_px: int) -> Pair:
 
 def train(job: ClassicJob, *, say: Callable[[str], None]) -> Path:
     """Run the recipe; writes `<output>.keras` (one map) and `<output>.json` (record and scores)."""
-    keras = unet.tensorflow().keras
+    keras = inference.tensorflow().keras
     samples = [one for folder in job.data for one in dataset.find(folder)]
     held_out = [one for one in samples if one.split == "val"]
     say(f"reading {len(samples)} images, {len(held_out)} of them held out")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from nucleiflow import flow, regions, shape, speeds, unet
+from nucleiflow import flow, inference, regions, shape, speeds
 from nucleiflow.config import Wanted
 from nucleiflow.errors import NucleiflowError
 from nucleiflow.estimate import Estimate, clock, estimate
@@ -156,8 +156,8 @@ def _sharing(size: shape.Size) -> str:
 
 def _network_speed(model: Model, size: shape.Size) -> float:
     """Megapixels of windows per second through the bare network of a worker, once warm."""
-    unet.set_threads(size.network_threads, size.network_calls)
-    predict = unet.predictor(model.path, model.sha256)
+    inference.set_threads(size.network_threads, size.network_calls)
+    predict = inference.predictor(model.path, model.sha256)
     side = CALIBRATION_CORE_PX + 2 * model.reach.halo_px
     side = -(-side // model.reach.stride_px) * model.reach.stride_px
     window = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)

@@ -14,10 +14,10 @@ PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def _load() -> None:
-    from nucleiflow import heap, unet
+    from nucleiflow import heap, inference
 
     with heap.loading():
-        unet.tensorflow()
+        inference.tensorflow()
         import distributed.nanny  # noqa: F401
 
         from nucleiflow import kernels, ready, tasks  # noqa: F401

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nucleiflow import heap, unet
+from nucleiflow import heap, inference
 from nucleiflow.shape import Size
 
 
 def prepare(models: Sequence[tuple[str, str]], device: str, size: Size) -> None:
     """Load the models, by path and digest, for the device; once in each worker, before its tiles.
 
-    Raises ModelError and RunError, as `unet` does.
+    Raises ModelError and RunError, as `inference` does.
     """
     heap.keep()
     with heap.loading():
-        unet.use(device, size.network_threads, size.network_calls)
+        inference.use(device, size.network_threads, size.network_calls)
         for path, sha256 in models:
-            unet.predictor(path, sha256)
+            inference.predictor(path, sha256)
     heap.settle()

@@ -76,7 +76,7 @@ def _calls(cores: int, free_bytes: int) -> int:
 
 
 def device(chosen: Cluster) -> str:
-    """What every worker must have, as `unet.use` takes it: cpu, gpu or auto."""
+    """What every worker must have, as `inference.use` takes it: cpu, gpu or auto."""
     usual = {"gpu": "gpu", "slurm": "gpu", "connect": "auto"}.get(chosen.kind, "cpu")
     return usual if chosen.device == "auto" else chosen.device
 

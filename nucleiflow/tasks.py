@@ -18,6 +18,7 @@ from nucleiflow import (
     digest,
     focus,
     grow,
+    inference,
     labelled,
     maps,
     measure,
@@ -31,7 +32,6 @@ from nucleiflow import (
     seeds,
     store,
     tissue,
-    unet,
 )
 from nucleiflow import look as looks
 from nucleiflow.box import Box
@@ -130,7 +130,7 @@ def segment(job: Job, index: int) -> None:
         raise RunError("segment before the image stage is done")
     tile = job.grid.tile(index)
     window, read, box = _window(job, tile, job.look)
-    seen = unet.predictor(job.model.path, job.model.sha256)(window)
+    seen = inference.predictor(job.model.path, job.model.sha256)(window)
     foreground, found = seeds.split(
         seen,
         nucleus_threshold=job.postprocessing.nucleus_threshold,

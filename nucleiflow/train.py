@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nucleiflow import dataset, settings, unet
+from nucleiflow import dataset, inference, settings, unet
 from nucleiflow.augment import Planes, crop
 from nucleiflow.classic import ClassicJob
 from nucleiflow.errors import ConfigError, ModelError
@@ -130,7 +130,7 @@ def ahead(items: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
 
 def _loss(wanted: Any, maps: Any) -> Any:
     """Cross-entropy and soft Dice of both maps; pixels in contact zones weigh more."""
-    tf = unet.tensorflow()
+    tf = inference.tensorflow()
     truth = tf.cast(wanted[..., :2], tf.float32) / 255.0
     contact = tf.cast(wanted[..., 2:], tf.float32) / 255.0
     maps = tf.clip_by_value(tf.cast(maps, tf.float32), 1e-6, 1 - 1e-6)
@@ -147,7 +147,7 @@ def rate_at(job: TrainJob, step: Any) -> Any:
 
     Raising `steps` changes nothing of what was done before the fall, so a training can go on.
     """
-    tf = unet.tensorflow()
+    tf = inference.tensorflow()
     step = tf.cast(step, tf.float32)
     rise = (step + 1.0) / max(job.warmup_steps, 1)
     fall = (job.steps - step) / max(job.decay_steps, 1)
@@ -156,7 +156,7 @@ def rate_at(job: TrainJob, step: Any) -> Any:
 
 def _stepper(job: TrainJob, model: Any, optimizer: Any, average: list[Any]) -> Callable[..., Any]:
     """One step; the running average of all weights is what is used in the end (Polyak 1992)."""
-    tf = unet.tensorflow()
+    tf = inference.tensorflow()
 
     @tf.function(reduce_retracing=True)
     def step(pixels: Any, wanted: Any) -> Any:
@@ -203,7 +203,7 @@ def start_from(path: Path, job: TrainJob) -> Start:
         raise ConfigError(
             f"crop_px is {job.crop_px}: {path} needs a multiple of {known.reach.stride_px}"
         )
-    network = unet.read_network(path, known.sha256)
+    network = inference.read_network(path, known.sha256)
     try:
         design = unet.design_of(network)
     except ModelError as error:
@@ -220,7 +220,7 @@ def train(
     order continue where the last checkpoint stood. With `base`, a file that `train` wrote, the
     training starts from its weights and the network is as there, whatever the job says of it.
     """
-    tf = unet.tensorflow()
+    tf = inference.tensorflow()
     keras = tf.keras
     start = start_from(base, job) if base else None
     if start:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nucleiflow import (
+    inference,
     integrity,
     look,
     pixels,
@@ -21,7 +22,6 @@ from nucleiflow import (
     regions,
     runfile,
     store,
-    unet,
 )
 from nucleiflow.errors import ConfigError, NucleiflowError, RunError, explain
 from nucleiflow.integrity import Difference, Say
@@ -174,7 +174,7 @@ def _looked(job: recompute.Second, word: dict[str, Any], found: Slide) -> recomp
 def _recompute(job: recompute.Second, labels: Place, found: Slide, say: Say) -> None:
     """Compute windows again and compare them."""
     if len(job.grid):
-        unet.use("auto", 0)
+        inference.use("auto", 0)
     for index in range(len(job.grid)):
         core = job.grid.core(index)
         say(f"{job.name}: window {index + 1} of {len(job.grid)}, at {core.y0:,},{core.x0:,}")

@@ -23,19 +23,20 @@ LAYERS = (
     "coded pixelwise runwise islands lines runs region geojson",
     "objects records speeds forgetful deflate",
     "dicom formats companions chunks memory tiffcheck tiffmeta tiffread",
-    "tiff openslide picture store unet gpus slurm pool warm progress fetch tables anndata_zarr",
+    "tiff openslide picture store inference gpus slurm pool warm progress fetch tables "
+    "anndata_zarr",
     "source identity cluster kinds crew shape secure checkup doctor tasks look flow batch forecast "
     "show showcase train classic layouts dataset evaluate describe weakspots lock status jobfile "
     "holes rerun report verify overview survey runfile recompute integrity spatial viewer api "
-    "results export finished linked pixels maps labelled regions ready preloaded",
+    "results export finished linked pixels maps labelled regions ready preloaded unet",
     "cli runcommands askcommands resultcommands modelcommands options answer __main__",
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names.split()}
 COMMAND_MODULES = ("runcommands", "askcommands", "resultcommands", "modelcommands")
 FRIENDS_ALLOWED = {0, 1, 2, 3, 5, 6}  # layers whose modules may import each other
 DOORS = {
-    "tensorflow": {"unet", "train"},
-    "keras": {"unet", "train"},
+    "tensorflow": {"inference", "train"},
+    "keras": {"inference", "unet", "train"},
     "dask": {"cluster", "forgetful"},
     "distributed": {"cluster", "kinds", "crew", "secure", "slurm", "forgetful", "preloaded"},
     "dask_jobqueue": {"slurm"},

@@ -21,7 +21,7 @@ from distributed import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nucleiflow import cluster, forgetful, gpus, kinds, secure, shape, unet
+from nucleiflow import cluster, forgetful, gpus, inference, kinds, secure, shape
 from nucleiflow.config import Cluster, Tls
 from nucleiflow.errors import ConfigError, ModelError, RunError
 from nucleiflow.roster import Roster
@@ -174,7 +174,7 @@ def test_each_gpu_has_a_worker_that_keeps_it_through_a_restart():
 def test_a_gpu_that_tensorflow_does_not_see_is_never_replaced_by_the_cpu():
     chosen = Cluster(kind="gpu", device="cpu", gpus=(7,))
     where = f"worker on {socket.gethostname()} was given GPU 7 but TensorFlow sees none"
-    fails(chosen, RunError, where, partial(unet.use, "gpu", 1))
+    fails(chosen, RunError, where, partial(inference.use, "gpu", 1))
     fails(Cluster(kind="gpu", gpus=(0,)), ConfigError, r"no GPU here|GPU 0 was asked for")
 
 
@@ -550,15 +550,15 @@ def test_windows_that_share_the_cores_get_the_answers_of_one_alone():
         import sys
         from concurrent.futures import ThreadPoolExecutor
         import numpy as np
-        from nucleiflow import model, unet
+        from nucleiflow import model, inference
 
         calls = int(sys.argv[1])
-        unet.use("cpu", 2, calls)
-        room = unet._Gate.room
+        inference.use("cpu", 2, calls)
+        room = inference._Gate.room
         assert [room.acquire(blocking=False) for _ in range(3)] == [k < calls for k in range(3)]
         room.release(calls)
         known = model.load()
-        predict = unet.predictor(known.path, known.sha256)
+        predict = inference.predictor(known.path, known.sha256)
         noise = np.random.default_rng(0)
         windows = [noise.integers(0, 255, (224, side, 3), np.uint8) for side in (224, 320) * 4]
         with ThreadPoolExecutor(4) as threads:

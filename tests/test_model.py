@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from nucleiflow import contract, cost, demo, describe, model, unet, weakspots
+from nucleiflow import contract, cost, demo, describe, inference, model, normalise, unet, weakspots
 from nucleiflow import settings as sidecars
 from nucleiflow.errors import ModelError
 from nucleiflow.graph import graph
@@ -137,9 +137,9 @@ def test_what_keeps_the_contract_is_taken(name, tmp_path):
     found = model.load(tmp_path / "my.keras")
     assert (found.contract.channels, found.contract.maps) == (channels, maps)
     pixels = np.random.default_rng(1).integers(0, 256, (32, 48, 3), np.uint8)
-    seen = unet.predictor(found.path, found.sha256)(pixels)
+    seen = inference.predictor(found.path, found.sha256)(pixels)
     assert (seen.shape, seen.dtype) == ((32, 48, 2), np.uint8)
-    grey = pixels if channels == 3 else unet.grey(pixels)
+    grey = pixels if channels == 3 else normalise.grey(pixels)
     exact = 255 * np.asarray(built(grey[None].astype(np.float32), training=False))[0]
     np.testing.assert_allclose(seen, np.broadcast_to(exact, seen.shape), atol=0.501)
 
@@ -189,7 +189,7 @@ def test_what_does_not_is_refused_in_one_line(name, tmp_path):
     assert "my.keras" in str(refusal.value)
     assert "\n" not in str(refusal.value)
     with pytest.raises(ModelError, match=message):
-        unet.predictor(str(path), model.digest(path))
+        inference.predictor(str(path), model.digest(path))
 
 
 def test_a_refusal_reaches_the_user(small_slide, tmp_path):

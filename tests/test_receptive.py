@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from nucleiflow import model, unet
+from nucleiflow import inference, model, unet
 from nucleiflow.errors import ModelError
 from nucleiflow.plan import Grid, mirror
 from nucleiflow.receptive import Reach, reach
@@ -352,7 +352,7 @@ def saved(built, path):
     """A network's file, opened again: what it sees, and how to call it."""
     built.save(path)
     known = model.load(path)
-    return known.reach, unet.predictor(known.path, known.sha256)
+    return known.reach, inference.predictor(known.path, known.sha256)
 
 
 @pytest.fixture(
@@ -461,11 +461,11 @@ def test_fold_changes_nothing_that_is_seen(design):
 def test_a_file_that_is_not_the_one_asked_for_is_refused(tmp_path):
     path = tmp_path / "small.keras"
     with pytest.raises(ModelError, match="cannot be read"):
-        unet.predictor(str(path), "0" * 64)
+        inference.predictor(str(path), "0" * 64)
     path.write_bytes(b"no network")
     with pytest.raises(ModelError, match="has digest"):
-        unet.predictor(str(path), "0" * 64)
+        inference.predictor(str(path), "0" * 64)
     with pytest.raises(ModelError, match="is not a Keras file"):
-        unet.predictor(str(path), model.digest(path))
+        inference.predictor(str(path), model.digest(path))
     with pytest.raises(ModelError, match="is not a Keras file"):
         model.load(path)

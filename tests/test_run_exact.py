@@ -9,7 +9,7 @@ import reference
 import tifffile
 from PIL import Image
 
-from nucleiflow import batch, flow, model, normalise, pixels, progress, stream, tissue, unet
+from nucleiflow import batch, flow, inference, model, normalise, pixels, progress, stream, tissue
 from nucleiflow.config import RunConfig
 
 SEAM_PX = 256
@@ -27,7 +27,7 @@ def by_reference(pixels, word, mask=1, path=model.SHIPPED):
         [(halo, halo + -height % stride), (halo, halo + -width % stride), (0, 0)],
         mode="symmetric",
     )
-    maps = unet.predictor(known.path, known.sha256)(window)
+    maps = inference.predictor(known.path, known.sha256)(window)
     inside = np.s_[halo : halo + height, halo : halo + width]
     if word["stain"] != "fluorescence":
         seen = window[inside] if norm.inverted else 255 - window[inside]

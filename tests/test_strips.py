@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
-from nucleiflow import model, strips, unet
+from nucleiflow import inference, model, strips, unet
 from nucleiflow.graph import graph
 from nucleiflow.strips import BAND_PX, Cut
 from nucleiflow.unet import Design
@@ -99,7 +99,7 @@ def cut_of(built):
 def predictor_of(built, tmp_path):
     built.save(tmp_path / "network.keras")
     known = model.load(tmp_path / "network.keras")
-    return unet.predictor(known.path, known.sha256)
+    return inference.predictor(known.path, known.sha256)
 
 
 def windows():
@@ -132,7 +132,7 @@ def test_strips_give_what_the_whole_gives(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("shape", [(1216, 1120), (608, 2240), (2240, 640)])
 def test_strips_of_the_shipped_network(shape, monkeypatch):
     known = model.load()
-    predict = unet.predictor(known.path, known.sha256)
+    predict = inference.predictor(known.path, known.sha256)
     window = np.random.default_rng(5).integers(0, 256, (*shape, 3), np.uint8)
     assert window[..., 0].size > strips.STRIP_PX
     found = predict(window)
@@ -147,7 +147,7 @@ def test_strips_overlap_by_no_more_than_needed(name, tmp_path, monkeypatch):
     whole = answers(predictor_of(built, tmp_path), monkeypatch, 1 << 40)
     less = Cut(found.crossing, found.halo - 1)
     monkeypatch.setattr(strips, "cut", lambda _: less)
-    unet.predictor.cache_clear()
+    inference.predictor.cache_clear()
     fewer = answers(predictor_of(built, tmp_path), monkeypatch, 500)
     same = [np.array_equal(*pair) for pair in zip(fewer, whole, strict=True)]
     assert not all(same) or name == "bilinear"  # one coarse pixel on either side, one too many

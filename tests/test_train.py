@@ -8,7 +8,7 @@ import pytest
 import yaml
 from skimage.io import imsave
 
-from nucleiflow import classic, demo, model, train, unet
+from nucleiflow import classic, demo, inference, model, train
 from nucleiflow.errors import ConfigError
 
 # Keras asks its variables for arrays in NumPy's old way when it saves a network.
@@ -59,7 +59,7 @@ def job(folder, output, **changes):
 
 
 def weights(path):
-    return unet.read_network(str(path), model.digest(path)).get_weights()
+    return inference.read_network(str(path), model.digest(path)).get_weights()
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(folder, tmp_path):

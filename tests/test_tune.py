@@ -10,7 +10,7 @@ import yaml
 from keras import layers
 from PIL import Image
 
-from nucleiflow import demo, model, train, unet
+from nucleiflow import demo, inference, model, train, unet
 from nucleiflow.errors import ConfigError, ModelError
 from nucleiflow.unet import Design
 
@@ -67,7 +67,7 @@ def job_file(folder, data, **chosen):
 
 def predicted(path):
     pixels = np.random.default_rng(2).integers(0, 256, (1, 64, 96, 3)).astype(np.float32)
-    return np.asarray(unet.read_network(path, model.digest(path))(pixels, training=False))
+    return np.asarray(inference.read_network(path, model.digest(path))(pixels, training=False))
 
 
 def test_the_first_prediction_is_that_of_the_file(base, data, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nucleiflow import model, unet
+from nucleiflow import inference, model, unet
 
 SIDE_PX, ROUNDS = 1024, 7
 
@@ -21,7 +21,9 @@ def main() -> None:
         unet.build(unet.Design()).save(classic)
         networks = {"classic 16-256": model.load(classic), "shipped": model.load()}
         window = np.random.default_rng(0).integers(0, 255, (SIDE_PX, SIDE_PX, 3), np.uint8)
-        predict = {name: unet.predictor(one.path, one.sha256) for name, one in networks.items()}
+        predict = {
+            name: inference.predictor(one.path, one.sha256) for name, one in networks.items()
+        }
         speeds: dict[str, list[float]] = {name: [] for name in networks}
         for turn in range(ROUNDS + 1):
             for name in networks:

@@ -36,7 +36,7 @@ import peerspicture
 import zarr
 from seamerrors import Errors, errors
 
-from nucleiflow import __version__, demo, model, normalise, plan, unet
+from nucleiflow import __version__, demo, inference, model, normalise, plan
 
 HERE = Path(__file__).parent
 FEW_PX, SOME_PX, MANY_PX = 2048, 4096, 8192  # sides; slow methods are asked for the first ones
@@ -120,7 +120,7 @@ def network(seen: np.ndarray) -> np.ndarray:
     """Its maps, tile by tile with the halo that it needs, packed."""
     known = model.load()
     grid = plan.Grid(*seen.shape[:2], peer.TILE_PX, known.reach)
-    predict = unet.predictor(known.path, known.sha256)
+    predict = inference.predictor(known.path, known.sha256)
     packed = np.zeros(grid.shape, np.uint16)
     for index in range(len(grid)):
         tile = grid.tile(index)
@@ -209,7 +209,7 @@ def averaged(envs: Path, folder: Path) -> dict[str, Any]:
     exact = folder / "maps.zarr"
     called(envs, "cellpose", "peer.py", "tiles", exact, folder / "none")
     known = model.load()
-    predict = unet.predictor(known.path, known.sha256)
+    predict = inference.predictor(known.path, known.sha256)
     tiles = np.moveaxis(np.load(folder / "tiles.npy"), 1, -1)
     answers = np.stack([np.moveaxis(predict(one), -1, 0) for one in tiles])
     np.save(folder / "answers.npy", answers)

@@ -124,7 +124,7 @@ def bare_network(slide, run_json, calls):
     """
     import tifffile
 
-    from nucleiflow import model, normalise, plan, unet
+    from nucleiflow import inference, model, normalise, plan
 
     word, known = json.loads(Path(run_json).read_text()), model.load()
     norm = normalise.Normalisation(
@@ -139,8 +139,8 @@ def bare_network(slide, run_json, calls):
     for index in range(len(grid)):
         box, rows, columns = plan.mirror(grid.tile(index).window, *grid.shape)
         windows.append(normalise.shown(image[box.slices()], norm, rows, columns))
-    unet.use("cpu", os.cpu_count(), int(calls))
-    predict = unet.predictor(known.path, known.sha256)
+    inference.use("cpu", os.cpu_count(), int(calls))
+    predict = inference.predictor(known.path, known.sha256)
     predict(windows[0])
     with ThreadPoolExecutor(int(calls)) as threads:
         began = time.monotonic()

@@ -20,7 +20,7 @@ import os, sys
 if os.environ.get("STANDIN_FOLDER"):
     class Finder:
         def find_spec(self, name, path=None, target=None):
-            if name != "nucleiflow.unet":
+            if name != "nucleiflow.inference":
                 return None
             others = (finder for finder in sys.meta_path if finder is not self)
             spec = next(filter(None, (one.find_spec(name, path, target) for one in others)))
@@ -64,13 +64,13 @@ def busy(folder):
     return np.array(sorted(found)).reshape(-1, 2)
 
 
-def install(unet):
-    """Put the stand-in in the place of the network of the module `unet`."""
+def install(inference):
+    """Put the stand-in in the place of the network of the module `inference`."""
     folder, rate = Path(os.environ["STANDIN_FOLDER"]), float(os.environ["STANDIN_RATE"])
     network = os.environ["STANDIN_NETWORK"]
     if rate or network == "jax":
-        unet.use = lambda *given: "a stand-in"
-    real = unet.predictor
+        inference.use = lambda *given: "a stand-in"
+    real = inference.predictor
     if network == "jax":
         live = {}
 
@@ -114,7 +114,7 @@ def install(unet):
             known[file] = np.load(file)
         return known[file]
 
-    unet.predictor = predictor
+    inference.predictor = predictor
 
 
 def crc(window):
