@@ -1,4 +1,4 @@
-"""Import this -> all that workers need is loaded, as in the process that they are forked from."""
+"""Imported by `warm`'s process -> all that workers need is loaded in it, and they are its forks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import threading
 
-COMMAND = os.getppid()
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
@@ -26,10 +26,10 @@ def _load() -> None:
     heap.settle()
 
 
-def _leave_with_command(loaded: threading.Event) -> None:
-    """A command that has ended meanwhile, for a slide is missing, leaves nothing to load for."""
+def _leave_with(command: int, loaded: threading.Event) -> None:
+    """A command that has ended meanwhile, as one whose slide is missing, needs none of it."""
     while not loaded.wait(0.1):
-        if os.getppid() != COMMAND:
+        if os.getppid() != command:
             os._exit(1)
 
 
@@ -38,14 +38,19 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-_loaded = threading.Event()
-_watch = threading.Thread(target=_leave_with_command, args=(_loaded,))
-_watch.start()
-try:
-    with contextlib.suppress(Exception):  # workers find it out, too, and say it in one line
-        _load()
-finally:
-    _loaded.set()
-    _watch.join()  # who is forked has one thread
-os.register_at_fork(after_in_child=_die_with_parent)
-atexit.register(os._exit, 0)  # there is nothing to be tidied up, and the terminal waits
+def _serve(command: int) -> None:
+    loaded = threading.Event()
+    watch = threading.Thread(target=_leave_with, args=(command, loaded))
+    watch.start()
+    try:
+        with contextlib.suppress(Exception):  # workers find it out, too, and say it in one line
+            _load()
+    finally:
+        loaded.set()
+        watch.join()  # who is forked has one thread
+    os.register_at_fork(after_in_child=_die_with_parent)
+    atexit.register(os._exit, 0)  # there is nothing to be tidied up, and the terminal waits
+
+
+if "multiprocessing.forkserver" in sys.orig_argv[-1]:  # imported by anybody else, it is nothing
+    _serve(os.getppid())

@@ -20,6 +20,9 @@ ENVIRON = {  # as Dask sets it before it starts a worker, and both libraries hus
 PRELOADED = ["nucleiflow.preloaded", "nucleiflow.cli"]  # the latter is each worker's main module
 
 
+SAFE = (3, 11, 1)  # before, everybody on the machine could have it start things: CVE-2022-42919
+
+
 class _Kept:
     warm = False
 
@@ -32,18 +35,18 @@ def up() -> None:
     memory. The usual way, a new interpreter for each worker, is left to those with GPUs, whose
     drivers may not be forked, and to systems whose libraries may not.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or sys.version_info < SAFE:
         return
     added = {name: value for name, value in ENVIRON.items() if name not in os.environ}
     os.environ.update(added)
     try:
-        with deaf_children():
+        with deaf_children(), contextlib.suppress(OSError):  # no place for its socket
             forkserver.set_forkserver_preload(PRELOADED)
             forkserver.ensure_running()
+            _Kept.warm = True
     finally:
         for name in added:
             del os.environ[name]
-    _Kept.warm = True
 
 
 def method(kind: str) -> str:

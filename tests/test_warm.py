@@ -150,6 +150,21 @@ def test_who_has_no_workers_here_loads_nothing_for_them(tmp_path, options):
     process.communicate()
 
 
+def test_without_a_place_for_its_socket_workers_begin_as_usual(small_slide, tmp_path):
+    """The name of a socket has some hundred letters at most, a scratch folder's may have more."""
+    scratch = tmp_path / ("s" * 100)
+    scratch.mkdir()
+    options = ("--out", tmp_path / "out", "--quiet")
+    process = command.start("run", small_slide, *options, environment={"TMPDIR": str(scratch)})
+    assert ended(process) == command.Result(0, "", "")
+
+
+def test_imported_by_anybody_else_it_loads_nothing():
+    code = "import sys, nucleiflow.preloaded; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"False\n"
+
+
 def test_slides_that_are_done_or_cannot_be_read_start_no_workers(small_slide, tmp_path):
     """Neither a scheduler: what it says first is the address of its dashboard."""
     out, bad = tmp_path / "out", tmp_path / "bad.tif"
