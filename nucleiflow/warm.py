@@ -17,7 +17,7 @@ ENVIRON = {  # as Dask sets it before it starts a worker, and both libraries hus
     "PYTHONHASHSEED": "6640",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
-PRELOADED = ["nucleiflow.preloaded", "nucleiflow.cli"]  # the latter is each worker's main module
+PRELOADED = ["nucleiflow.preloaded"]
 
 
 SAFE = (3, 11, 1)  # before, everybody on the machine could have it start things: CVE-2022-42919

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import psutil
 import zarr
 
 from nucleiflow import batch, cli, pool, records, stream
@@ -64,6 +65,16 @@ def start(*arguments, environment=None):
         start_new_session=True,
         env=inherited | (environment or {}),
     )
+
+
+def workers(process):
+    """Worker processes of a run that was started: forked from the one that has loaded for them."""
+    return [worker for one in forking(process) for worker in one.children()]
+
+
+def forking(process):
+    children = psutil.Process(process.pid).children()
+    return [one for one in children if "forkserver" in " ".join(one.cmdline())]
 
 
 def outside(*arguments):

@@ -13,7 +13,6 @@ import time
 
 import command
 import numpy as np
-import psutil
 import pytest
 import sabotage
 import tifffile
@@ -55,16 +54,6 @@ def recorded(out, stage):
     return len(list((out / "small" / "work" / "records" / stage).glob("[!.]*.rec")))
 
 
-def workers(process):
-    """Worker processes of a run, which hold the network: forked from the one that loaded it."""
-    return [worker for one in forking(process) for worker in one.children()]
-
-
-def forking(process):
-    children = psutil.Process(process.pid).children()
-    return [one for one in children if "forkserver" in " ".join(one.cmdline())]
-
-
 def wait_for(there, process):
     began = time.monotonic()
     while not there():
@@ -80,7 +69,7 @@ def wait_for(there, process):
 def test_a_worker_killed_at_any_stage_changes_nothing(stage, undisturbed, small_slide, tmp_path):
     process = start(small_slide, tmp_path)
     wait_for(lambda: recorded(tmp_path, stage) >= 4, process)
-    victim = workers(process)[0]
+    victim = command.workers(process)[0]
     victim.send_signal(signal.SIGKILL)
     done = ended(process)
     assert done.code == 0, done.err

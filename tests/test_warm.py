@@ -127,7 +127,7 @@ def works(process):
 def test_nobody_goes_on_loading_for_a_command_that_has_ended(tmp_path):
     began = time.monotonic()
     process = command.start("run", tmp_path / "none.tif", "--out", tmp_path / "out")
-    while not any("forkserver" in " ".join(one.cmdline()) for one in family(process)):
+    while not command.forking(process):
         assert process.poll() is None
         assert time.monotonic() - began < PATIENCE_SECONDS
     known = family(process)
@@ -145,7 +145,7 @@ def test_who_has_no_workers_here_loads_nothing_for_them(tmp_path, options):
     process = command.start("run", tmp_path / "none.tif", "--out", tmp_path / "out", *options)
     while process.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):
-            assert not any("forkserver" in " ".join(one.cmdline()) for one in family(process))
+            assert not command.forking(process)
         time.sleep(0.01)
     process.communicate()
 
