@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
+from typing import Any
 
 ENVIRON = {  # as Dask sets it before it starts a worker, and both libraries hushed
     "DASK_LOGGING__DISTRIBUTED": "critical",
@@ -18,8 +20,6 @@ ENVIRON = {  # as Dask sets it before it starts a worker, and both libraries hus
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 PRELOADED = ["nucleiflow.preloaded"]
-
-
 SAFE = (3, 11, 1)  # before, everybody on the machine could have it start things: CVE-2022-42919
 
 
@@ -28,7 +28,7 @@ class _Kept:
 
 
 def up() -> None:
-    """Start it; it ends with this process.
+    """Start it, once; it ends with this process.
 
     Loading takes seconds, most of them TensorFlow's: here it begins before slides are looked at and
     a scheduler is started, and all workers, those that replace a killed one too, share it and its
@@ -43,10 +43,21 @@ def up() -> None:
         with deaf_children(), contextlib.suppress(OSError):  # no place for its socket
             forkserver.set_forkserver_preload(PRELOADED)
             forkserver.ensure_running()
+            if not _Kept.warm:
+                atexit.register(_down)
             _Kept.warm = True
     finally:
         for name in added:
             del os.environ[name]
+
+
+def _down() -> None:
+    """A command leaves nobody behind, and what its workers took is part of what it took."""
+    server: Any = forkserver._forkserver  # Python has no other way to end it
+    if (number := server._forkserver_pid) is not None:
+        with contextlib.suppress(OSError):
+            os.kill(number, signal.SIGTERM)
+            os.waitpid(number, 0)
 
 
 def method(kind: str) -> str:

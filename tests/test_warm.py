@@ -149,6 +149,18 @@ def test_who_has_no_workers_here_loads_nothing_for_them(tmp_path, options):
     process.communicate()
 
 
+def test_a_command_leaves_nobody_behind(small_slide, tmp_path):
+    """Who is waited for is counted, too: `time` and batch systems tell what workers took."""
+    process = command.start("run", small_slide, "--out", tmp_path / "out", "--quiet")
+    began, known = time.monotonic(), []
+    while not (known := command.workers(process)):
+        assert process.poll() is None
+        assert time.monotonic() - began < PATIENCE_SECONDS
+    known += command.forking(process)
+    assert ended(process) == command.Result(0, "", "")
+    assert [one for one in known if psutil.pid_exists(one.pid)] == []
+
+
 def test_without_a_place_for_its_socket_workers_begin_as_usual(small_slide, tmp_path):
     """The name of a socket has some hundred letters at most, a scratch folder's may have more."""
     scratch = tmp_path / ("s" * 100)
