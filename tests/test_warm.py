@@ -1,6 +1,8 @@
 """Workers of this machine are forked from a process that has loaded what they need."""
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -123,20 +125,53 @@ def works(process):
     return False
 
 
-def test_nobody_goes_on_loading_for_a_command_that_has_ended(tmp_path):
+def begun(process, there):
+    """What there is of a command, as soon as there is some."""
     began = time.monotonic()
-    process = command.start("run", tmp_path / "none.tif", "--out", tmp_path / "out")
-    while not command.forking(process):
+    while not (found := there(process)):
         assert process.poll() is None
         assert time.monotonic() - began < PATIENCE_SECONDS
-    known = family(process)
-    _, err = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 2
-    assert "none.tif" in err
-    until = time.monotonic() + 1
-    while any(works(one) for one in known):
-        assert time.monotonic() < until
         time.sleep(0.01)
+    return found
+
+
+def gone(processes, seconds):
+    until = time.monotonic() + seconds
+    while any(works(one) for one in processes) and time.monotonic() < until:
+        time.sleep(0.01)
+    return not any(works(one) for one in processes)
+
+
+def test_nobody_goes_on_loading_for_a_command_that_was_killed(small_slide, tmp_path):
+    process = command.start("run", small_slide, "--out", tmp_path / "out")
+    known = begun(process, command.forking)
+    process.kill()
+    process.communicate(timeout=PATIENCE_SECONDS)
+    assert gone(known, seconds=1)
+
+
+def test_workers_do_not_outlive_the_process_that_they_were_forked_from(small_slide, tmp_path):
+    """Nobody would hear of their end, even if the command were not busy: here it is stopped."""
+    process = command.start("run", small_slide, "--out", tmp_path / "out", "--tile-px", 64)
+    known = begun(process, command.workers)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        for one in command.forking(process):
+            one.kill()
+        assert gone(known, seconds=2)
+    finally:
+        process.kill()
+        process.communicate(timeout=PATIENCE_SECONDS)
+
+
+def test_ctrl_c_while_it_loads_is_one_line(small_slide, tmp_path):
+    process = command.start("run", small_slide, "--out", tmp_path / "out")
+    begun(process, lambda _: (tmp_path / "out" / "small").exists())
+    assert command.workers(process) == [], "the test came late"
+    os.killpg(process.pid, signal.SIGINT)
+    done = ended(process)
+    assert (done.code, done.out) == (130, "")
+    assert done.err == "stopped: the same command goes on from here\n"
 
 
 @pytest.mark.parametrize("options", [("--workers", 0), ("--cluster", "slurm")])
@@ -152,11 +187,7 @@ def test_who_has_no_workers_here_loads_nothing_for_them(tmp_path, options):
 def test_a_command_leaves_nobody_behind(small_slide, tmp_path):
     """Who is waited for is counted, too: `time` and batch systems tell what workers took."""
     process = command.start("run", small_slide, "--out", tmp_path / "out", "--quiet")
-    began, known = time.monotonic(), []
-    while not (known := command.workers(process)):
-        assert process.poll() is None
-        assert time.monotonic() - began < PATIENCE_SECONDS
-    known += command.forking(process)
+    known = [*begun(process, command.workers), *command.forking(process)]
     assert ended(process) == command.Result(0, "", "")
     assert [one for one in known if psutil.pid_exists(one.pid)] == []
 
@@ -192,7 +223,8 @@ def ended(process):
     return command.Result(process.returncode, out, err)
 
 
-def test_only_workers_of_this_machine_that_leave_gpus_alone_are_forked():
-    before = warm.method("local")
-    assert before in ("spawn", "forkserver")
-    assert {warm.method(kind) for kind in ("gpu", "slurm", "connect")} == {"spawn"}
+def test_only_workers_of_this_machine_that_leave_gpus_alone_are_forked(monkeypatch):
+    kinds = "local", "gpu", "slurm", "connect"
+    for is_warm, way in ((False, "spawn"), (True, "forkserver")):
+        monkeypatch.setattr(warm._Kept, "warm", is_warm)
+        assert [warm.method(kind) for kind in kinds] == [way, "spawn", "spawn", "spawn"]
