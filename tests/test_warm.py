@@ -146,8 +146,8 @@ def test_nobody_goes_on_loading_for_a_command_that_was_killed(small_slide, tmp_p
     process = command.start("run", small_slide, "--out", tmp_path / "out")
     known = begun(process, command.forking)
     process.kill()
-    process.communicate(timeout=PATIENCE_SECONDS)
     assert gone(known, seconds=1)
+    process.communicate(timeout=PATIENCE_SECONDS)
 
 
 def test_workers_do_not_outlive_the_process_that_they_were_forked_from(small_slide, tmp_path):
