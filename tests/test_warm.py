@@ -144,7 +144,7 @@ def gone(processes, seconds):
 
 def test_nobody_goes_on_loading_for_a_command_that_was_killed(small_slide, tmp_path):
     process = command.start("run", small_slide, "--out", tmp_path / "out")
-    known = begun(process, command.forking)
+    known = begun(process, lambda one: [it for it in command.forking(one) if it.num_threads() > 1])
     process.kill()
     assert gone(known, seconds=1)
     process.communicate(timeout=PATIENCE_SECONDS)
