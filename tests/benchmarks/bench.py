@@ -191,10 +191,15 @@ def pipeline(found):
         )
     if "scale" in found:
         peaks, cost = found["scale"]["peaks"], found["scale"]["cpu_seconds_per_megapixel"]
-        for kind in ("worker", "driver"):
+        who = {
+            "worker": "worker",
+            "driver": "driver",
+            "loader": "process that workers are forks of",
+        }
+        for kind, text in who.items():
             told = ", ".join(f"{one[f'{kind}_mb']:,.0f}" for one in peaks)
             sizes = ", ".join(f"{one['megapixels']:,.0f}" for one in peaks)
-            lines.append(f"| peak memory of the {kind} at {sizes} MP | {told} MB |")
+            lines.append(f"| peak memory of the {text} at {sizes} MP | {told} MB |")
         few, many = sorted(cost, key=int)
         told = ", ".join(f"{cost[many][name] / cost[few][name]:.2f} x" for name in cost[few])
         sizes = " over ".join(f"{int(side) ** 2 / 1e6:,.0f} MP" for side in (many, few))

@@ -7,13 +7,16 @@ skips, around a square of tissue that takes a few minutes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import tifffile
 
 from nucleiflow import demo
@@ -57,7 +60,13 @@ def measure(folder: Path, size_px: int, tissue_share: float, workers: int) -> di
     if not slide.exists():
         write_slide(slide, size_px, tissue_share)
     command = ["run", str(slide), "--out", str(out), "--restart", "--workers", str(workers)]
-    subprocess.run([sys.executable, "-m", "nucleiflow.cli", *command], check=True)
+    loader_bytes = 0
+    with subprocess.Popen([sys.executable, "-m", "nucleiflow.cli", *command]) as process:
+        while process.poll() is None:
+            loader_bytes = max(loader_bytes, loaded(process.pid))
+            time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit(f"exit {process.returncode}: {command}")
     batch = json.loads((out / "batch.json").read_text())
     word = batch["slides"][0]
     return {
@@ -67,8 +76,18 @@ def measure(folder: Path, size_px: int, tissue_share: float, workers: int) -> di
         "nuclei": word["nuclei"],
         "worker_mb": max(batch["peak_worker_mb"]),
         "driver_mb": batch["peak_driver_mb"],
+        "loader_mb": round(loader_bytes / 1e6),
         "wall_seconds": word["wall_seconds"],
     }
+
+
+def loaded(command: int) -> int:
+    """Bytes of the process that a command's workers are forked from, those shared with them too."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in psutil.Process(command).children():
+            if "forkserver" in " ".join(one.cmdline()):
+                return int(one.memory_info().rss)
+    return 0
 
 
 def main() -> None:

@@ -261,7 +261,8 @@ def scale(given):
     for side in (2048, 6144, 16_384, 32_768):
         tissue = min(1.0, (SMALL_PX / side) ** 2)
         row = memory.measure(given.folder, side, tissue, 1)
-        rows.append({name: row[name] for name in ("megapixels", "worker_mb", "driver_mb")})
+        figures = "megapixels", "worker_mb", "driver_mb", "loader_mb"
+        rows.append({name: row[name] for name in figures})
     maps, cost = given.folder / "maps", {}
     small = dense(given.folder, SMALL_PX)
     for side in (SMALL_PX, LARGE_PX):
