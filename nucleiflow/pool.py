@@ -120,7 +120,7 @@ class Dask:
             ) from error
         if known:
             self._last_seen = time.monotonic()
-        elif self._client and time.monotonic() - self._last_seen > self._patience:
+        elif self._client is not None and time.monotonic() - self._last_seen > self._patience:
             raise RunError(
                 f"no worker for {self._patience:.0f} s: see why none starts (`nucleiflow doctor`), "
                 "then run the same command again, finished tiles are kept"

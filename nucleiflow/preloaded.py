@@ -18,9 +18,9 @@ def _load() -> None:
 
     with heap.loading():
         inference.tensorflow()
-        import distributed.nanny  # noqa: F401
+        import distributed.nanny  # noqa: F401, to have been loaded
 
-        from nucleiflow import kernels, ready, tasks  # noqa: F401
+        from nucleiflow import kernels, ready, tasks  # noqa: F401, the latter two likewise
 
         kernels.load()
     heap.settle()
@@ -52,5 +52,5 @@ def _serve(command: int) -> None:
     atexit.register(os._exit, 0)  # there is nothing to be tidied up, and the terminal waits
 
 
-if "multiprocessing.forkserver" in sys.orig_argv[-1]:  # imported by anybody else, it is nothing
+if any("multiprocessing.forkserver" in word for word in sys.orig_argv):  # for anybody else: nothing
     _serve(os.getppid())

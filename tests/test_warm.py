@@ -66,17 +66,6 @@ def script(folder, body):
     return done.stdout.split()
 
 
-AGAIN = """
-    before, known = told(client), cluster.workers(client)
-    os.kill({whom}, signal.SIGKILL)
-    until = time.monotonic() + 60
-    while len(now := cluster.workers(client)) < 2 or len(now.keys() & known.keys()) > {left}:
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    after = told(client)
-"""
-
-
 def test_workers_have_loaded_before_they_begin_and_share_it(tmp_path):
     body = """
         one, two = told(client)
@@ -90,33 +79,27 @@ def test_workers_have_loaded_before_they_begin_and_share_it(tmp_path):
     assert script(tmp_path, body) == ["done"]
 
 
-def test_a_killed_worker_comes_back_from_the_same_process(tmp_path):
-    body = (
-        AGAIN.format(whom='before[0]["pid"]', left=1)
-        + """
-    assert {one["parent"] for one in after} == {before[0]["parent"]}
+AGAIN = """
+    before, known = told(client), cluster.workers(client)
+    os.kill(before[0]["{whom}"], signal.SIGKILL)
+    until = time.monotonic() + 60
+    while len(now := cluster.workers(client)) < 2 or len(now.keys() & known.keys()) > {left}:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    after = told(client)
     assert all(one["loaded"] == [True, True] for one in after)
+    assert ({{one["parent"] for one in after}} == {{before[0]["parent"]}}) is {same}
+    assert sum(works(one["pid"]) for one in before) == {left}
     print("done")
-    """
-    )
-    assert script(tmp_path, body) == ["done"]
+"""
 
 
-def test_workers_come_back_if_the_process_that_loaded_is_killed(tmp_path):
-    body = (
-        AGAIN.format(whom='before[0]["parent"]', left=0)
-        + """
-    assert not any(works(one["pid"]) for one in before)
-    assert before[0]["parent"] not in {one["parent"] for one in after}
-    assert all(one["loaded"] == [True, True] for one in after)
-    print("done")
-    """
-    )
-    assert script(tmp_path, body) == ["done"]
-
-
-def family(process):
-    return psutil.Process(process.pid).children(recursive=True)
+@pytest.mark.parametrize(
+    ("whom", "left", "same"),
+    [pytest.param("pid", 1, True, id="worker"), pytest.param("parent", 0, False, id="loader")],
+)
+def test_workers_come_back_loaded_if_one_or_their_parent_is_killed(tmp_path, whom, left, same):
+    assert script(tmp_path, AGAIN.format(whom=whom, left=left, same=same)) == ["done"]
 
 
 def works(process):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import madeup
 import numpy as np
+from rounds import spread
 from scipy import ndimage
 
 from nucleiflow import demo, flow, memory, model, records, seeds, tasks
@@ -116,10 +116,6 @@ def once(folder: Path, tiles: int, *, files: bool) -> dict[str, float]:
 
 def peak_mb() -> float:
     return memory.peak() / 1e6
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def measured(folder: Path, tiles: int, rounds: int, *, files: bool) -> dict[str, object]:

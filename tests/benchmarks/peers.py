@@ -22,7 +22,6 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,6 +33,7 @@ import numpy as np
 import peer
 import peerspicture
 import zarr
+from rounds import spread
 from seamerrors import Errors, errors
 
 from nucleiflow import __version__, demo, inference, model, normalise, plan
@@ -150,10 +150,6 @@ def write_maps(folder: Path, sizes: Sequence[int]) -> None:
 
 def labels(place: Path) -> np.ndarray:
     return np.asarray(zarr.open_array(str(place), mode="r")[:])
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def measured(envs: Path, maps: Path, rounds: int) -> Iterator[dict[str, Any]]:

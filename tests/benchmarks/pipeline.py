@@ -18,6 +18,7 @@ from pathlib import Path
 import memory
 import numpy as np
 import standin
+from rounds import spread
 
 RATIO_PX, STAGES_PX = 16_384, 32_768
 FEED_PX, FEED_SLIDES = 16_384, 4
@@ -74,11 +75,6 @@ def child(*words, env=None):
     env = {**(os.environ if env is None else env), "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def spread(values):
-    values = sorted(values)
-    return {"median": statistics.median(values), "least": values[0], "most": values[-1]}
 
 
 # ratio: a whole run against the bare network on the same windows

@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from rounds import spread
 
 from nucleiflow import demo, showcase
 
@@ -39,10 +40,6 @@ def seconds(name: str, command: list[str]) -> float:
     if done.returncode != (2 if name == "bad" else 0):
         raise SystemExit(f"{name}: exit {done.returncode}: {done.stderr}")
     return time.monotonic() - began
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def main() -> None:

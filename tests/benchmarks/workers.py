@@ -11,11 +11,12 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from rounds import spread
 
 from nucleiflow import demo, showcase
 
@@ -42,10 +43,6 @@ def once(slide: Path, out: Path, workers: int, tile_px: int) -> dict[str, object
         "nuclei": word["nuclei"],
         "megapixels": word["height"] * word["width"] / 1e6,
     }
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def main() -> None:
