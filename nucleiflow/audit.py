@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
 from nucleiflow.arrays import plain
 from nucleiflow.box import Box
@@ -217,6 +216,8 @@ def _share(seam: dict[str, int], inside: dict[str, int], what: str, whole: str) 
 
 def _exact(a: int, n: int, hits: int, whole: int) -> float:
     """Fisher's exact test, two-sided, with the observed table counted half (mid-p)."""
+    from scipy.special import gammaln  # takes a moment, and few slides are so small
+
     k = np.arange(max(0, n + hits - whole), min(n, hits) + 1)
     log = -sum(gammaln(one + 1) for one in (k, n - k, hits - k, whole - n - hits + k))
     chance = np.exp(log - log.max())

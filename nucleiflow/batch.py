@@ -249,11 +249,13 @@ def _runner(chosen: Cluster, models: Sequence[Model], driver: _Driver) -> Iterat
             pixels.close_slides()
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # inherited by the workers
+    size = shape.of(chosen)
     prepare = partial(
         ready.prepare,
         [(one.path, one.sha256) for one in models],
         shape.device(chosen),
-        shape.of(chosen),
+        size.network_threads,
+        size.network_calls,
     )
     with contextlib.ExitStack() as opened:
 

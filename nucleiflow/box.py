@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+WRITTEN = re.compile(r"\s*(\d{1,9}):(\d{1,9})\s*,\s*(\d{1,9}):(\d{1,9})\s*")  # y0:y1,x0:x1
 
 
 @dataclass(frozen=True, order=True, slots=True)

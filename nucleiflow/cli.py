@@ -61,7 +61,7 @@ for _name, _command in COMMANDS.items():
 
 
 def main() -> None:
-    """Entry point: our errors end in one line and their exit code, never in a traceback."""
+    """Our errors end in one line and their exit code, never in a traceback."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     atexit.register(heap.settle)  # when all of it goes, nothing need be looked for
     try:
@@ -73,7 +73,3 @@ def main() -> None:
 
         typer.echo(f"error: {explain(error)}", err=True)
         sys.exit(error.exit_code if isinstance(error, NucleiflowError) else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -23,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from nucleiflow.box import WRITTEN
 from nucleiflow.complaint import ContradictionError, SecretError, UnknownKeyError
 
 KINDS = ("serial", "local", "gpu", "slurm", "connect")
@@ -44,7 +45,6 @@ KINDS_OF = {
 }
 URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 URL_WITH_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/]*@")
-REGION_BOX = re.compile(r"\s*(\d{1,9}):(\d{1,9})\s*,\s*(\d{1,9}):(\d{1,9})\s*")
 VARIABLE = re.compile(r"\$\{(\w*)\}")
 SIZE = re.compile(r"\d+(\.\d+)?\s*([kMGT]i?)?B", re.IGNORECASE)
 WALLTIME = re.compile(r"(\d+-)?\d+(:[0-5]\d){0,2}")
@@ -133,7 +133,7 @@ def _regions(given: Any) -> Any:
 
 
 def _region(text: Any, info: ValidationInfo) -> Any:
-    is_box = isinstance(text, str) and REGION_BOX.fullmatch(text)
+    is_box = isinstance(text, str) and WRITTEN.fullmatch(text)
     return text if is_box else placed(text, info)
 
 

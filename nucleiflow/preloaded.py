@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 
 PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -17,13 +18,24 @@ def _load() -> None:
     from nucleiflow import heap, inference
 
     with heap.loading():
-        inference.tensorflow()
+        with _absent("pandas"):
+            inference.tensorflow()
         import distributed.nanny  # noqa: F401, to have been loaded
 
-        from nucleiflow import kernels, ready, tasks  # noqa: F401, the latter two likewise
+        from nucleiflow import kernels, pool, ready, tasks  # noqa: F401, all but the first likewise
 
         kernels.load()
     heap.settle()
+
+
+@contextlib.contextmanager
+def _absent(library: str) -> Iterator[None]:
+    """Keras takes tables of pandas if it is there; nobody has one for it, and it takes a moment."""
+    sys.modules[library] = None  # type: ignore[assignment]  # that it is not to be imported
+    try:
+        yield
+    finally:
+        del sys.modules[library]
 
 
 def _leave_with(command: int, loaded: threading.Event) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nucleiflow import heap, inference
-from nucleiflow.shape import Size
 
 
-def prepare(models: Sequence[tuple[str, str]], device: str, size: Size) -> None:
-    """Load the models, by path and digest, for the device; once in each worker, before its tiles.
+def prepare(models: Sequence[tuple[str, str]], device: str, threads: int, calls: int) -> None:
+    """Load the models, by path and digest, once in each worker, before its tiles.
 
-    Raises ModelError and RunError, as `inference` does.
+    `device`, `threads` and `calls` are as `inference.use` takes them: plain words, so that a worker
+    need not load how clusters are chosen. Raises ModelError and RunError, as `inference` does.
     """
     heap.keep()
     with heap.loading():
-        inference.use(device, size.network_threads, size.network_calls)
+        inference.use(device, threads, calls)
         for path, sha256 in models:
             inference.predictor(path, sha256)
     heap.settle()

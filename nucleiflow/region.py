@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from nucleiflow.box import Box, grid
 from nucleiflow.errors import ConfigError
@@ -189,6 +188,8 @@ def check_work(raster: Raster) -> None:
 
 def blocks(raster: Raster, shape: tuple[int, int]) -> Blocks:
     """Blocks of a level of a shape (h, w)."""
+    from scipy import ndimage  # takes a moment, and most runs are of whole slides
+
     state = np.zeros(Box(0, 0, *shape).scale_down(BLOCK_PX).shape, np.uint8)
     area = 0
     for box, few in _cells(raster, shape):

@@ -12,13 +12,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from nucleiflow.config import Failure
 from nucleiflow.errors import RunError, StoreError
 from nucleiflow.runs import Runs
 from nucleiflow.slots import LANES, Slots
 from nucleiflow.snapshot import SlideState, Snapshot
+
+if TYPE_CHECKING:  # workers take `Reply` from here, and need not load how a job is written
+    from nucleiflow.config import Failure
 
 Task = Callable[[int], None]
 

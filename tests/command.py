@@ -58,7 +58,7 @@ def start(*arguments, environment=None):
         name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "nucleiflow.cli", *map(str, arguments)],
+        [sys.executable, "-m", "nucleiflow", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

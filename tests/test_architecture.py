@@ -193,7 +193,7 @@ def test_the_command_line_starts_light():
 def test_every_command_has_help(command):
     arguments = [command, "--help"] if command else ["--help"]
     done = subprocess.run(
-        [sys.executable, "-m", "nucleiflow.cli", *arguments],
+        [sys.executable, "-m", "nucleiflow", *arguments],
         capture_output=True,
         text=True,
         check=True,

@@ -256,7 +256,7 @@ def test_a_slide_of_nothing_but_damage_fails(tmp_path, field):
 
 def test_a_disk_that_refuses_a_write(undisturbed, small_slide, tmp_path):
     """The limit of a file's size stands for a full disk: writes of large shards are refused."""
-    limited = ["bash", "-c", 'ulimit -f 60; exec "$@"', "-", sys.executable, "-m", "nucleiflow.cli"]
+    limited = ["bash", "-c", 'ulimit -f 60; exec "$@"', "-", sys.executable, "-m", "nucleiflow"]
     options = ("--tile-px", 512, "--workers", 1)
     process = subprocess.Popen(
         [*limited, "run", small_slide, "--out", tmp_path, *map(str, (*options, *QUICK))],

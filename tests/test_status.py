@@ -318,7 +318,7 @@ def test_watching_on_a_terminal_leaves_the_last_look(tmp_path):
     status.publish(tmp_path, Snapshot(some), final=True)
     above, below = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "nucleiflow.cli", "status", str(tmp_path), "--watch"],
+        [sys.executable, "-m", "nucleiflow", "status", str(tmp_path), "--watch"],
         stdin=below,
         stdout=below,
         stderr=below,

@@ -59,7 +59,7 @@ def run(slides, out, env, workers, threads):
     folder = env["STANDIN_FOLDER"]
     standin.busy(folder)
     shutil.rmtree(out, ignore_errors=True)
-    command = ["-m", "nucleiflow.cli", "run", *map(str, slides), "--out", str(out)]
+    command = ["-m", "nucleiflow", "run", *map(str, slides), "--out", str(out)]
     options = ["--workers", str(workers), "--threads", str(threads), "--quiet"]
     began = time.monotonic()
     done = subprocess.run(

@@ -61,7 +61,7 @@ def measure(folder: Path, size_px: int, tissue_share: float, workers: int) -> di
         write_slide(slide, size_px, tissue_share)
     command = ["run", str(slide), "--out", str(out), "--restart", "--workers", str(workers)]
     loader_bytes = 0
-    with subprocess.Popen([sys.executable, "-m", "nucleiflow.cli", *command]) as process:
+    with subprocess.Popen([sys.executable, "-m", "nucleiflow", *command]) as process:
         while process.poll() is None:
             loader_bytes = max(loader_bytes, loaded(process.pid))
             time.sleep(0.5)

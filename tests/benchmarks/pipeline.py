@@ -59,7 +59,7 @@ def dense(folder, side_px):
 def nucleiflow(slides, out, *options, env=None):
     """Run the command; its batch.json, wall seconds, and CPU seconds of all of its processes."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    command = [sys.executable, "-m", "nucleiflow.cli", "run", *map(str, slides)]
+    command = [sys.executable, "-m", "nucleiflow", "run", *map(str, slides)]
     tail = ["--out", str(out), "--restart", "--quiet", *map(str, options)]
     subprocess.run([*command, *tail], env=env, check=True)
     wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)

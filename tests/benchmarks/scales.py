@@ -48,7 +48,7 @@ def count(slide: Path, out: Path, options: list[str]) -> dict[str, object]:
     """Run the main job in a process of its own; the final word of the slide."""
     command = ["run", str(slide), "--out", str(out), "--restart", "--quiet", "--json", *options]
     done = subprocess.run(
-        [sys.executable, "-m", "nucleiflow.cli", *command], check=True, stdout=subprocess.PIPE
+        [sys.executable, "-m", "nucleiflow", *command], check=True, stdout=subprocess.PIPE
     )
     return json.loads(done.stdout)["slides"][0]
 

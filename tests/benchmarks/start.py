@@ -23,7 +23,7 @@ IMPORT = "import"
 def commands(slide: Path, out: Path) -> dict[str, list[str]]:
     bad = out / "bad.tif"
     bad.write_bytes(b"II*\0")
-    command = [sys.executable, "-m", "nucleiflow.cli", "run", "--quiet", "--out"]
+    command = [sys.executable, "-m", "nucleiflow", "run", "--quiet", "--out"]
     return {
         IMPORT: [sys.executable, "-c", "import tensorflow"],
         "run": [*command, str(out / "run"), str(slide), "--restart"],

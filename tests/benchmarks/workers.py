@@ -26,7 +26,7 @@ WORKERS = 1, 2
 def once(slide: Path, out: Path, workers: int, tile_px: int) -> dict[str, object]:
     """One run: its seconds, those of the network stage, processor seconds, and its labels."""
     command = [
-        *(sys.executable, "-m", "nucleiflow.cli", "run", slide, "--out", out, "--restart"),
+        *(sys.executable, "-m", "nucleiflow", "run", slide, "--out", out, "--restart"),
         *("--workers", workers, "--tile-px", tile_px, "--level", 0, "--quiet"),
     ]
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
