@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 COMPUTING = {"run", "rerun", "demo"}
+STOPPED = 130  # as a shell tells of Ctrl-C
 DECIDE_LATER = ("-h", "--help", "--cluster", "--workers", "--debug")
 
 
@@ -24,12 +25,14 @@ def computes(words: Sequence[str]) -> bool:
 
 def main() -> None:
     """Entry point of `nucleiflow`."""
-    if computes(sys.argv[1:]):
-        from nucleiflow import warm
+    try:
+        if computes(sys.argv[1:]):
+            from nucleiflow import warm
 
-        warm.up()
-    from nucleiflow import cli
-
+            warm.up()
+        from nucleiflow import cli
+    except KeyboardInterrupt:  # nothing has begun: there is nothing to be said
+        sys.exit(STOPPED)
     cli.main()
 
 

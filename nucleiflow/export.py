@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,9 +20,11 @@ from nucleiflow import (
     results,
     tables,
 )
-from nucleiflow.config import Exports
 from nucleiflow.job import Job
 from nucleiflow.place import Place
+
+if TYPE_CHECKING:  # workers come here, and need not load how a job is written
+    from nucleiflow.config import Exports
 
 TABLE, CSV, GEOJSON, REPORT = "nuclei.parquet", "nuclei.csv", "nuclei.geojson.gz", "report.html"
 FILES = (TABLE, CSV, GEOJSON, REPORT, "thumbnail.jpg")

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import command
 import psutil
 import pytest
 
+from nucleiflow import __main__ as first
 from nucleiflow import warm
 
 PATIENCE_SECONDS = 60
@@ -77,6 +79,22 @@ def test_workers_have_loaded_before_they_begin_and_share_it(tmp_path):
         print("done")
     """
     assert script(tmp_path, body) == ["done"]
+
+
+def test_workers_load_nothing_that_only_commands_need(small_slide, tmp_path):
+    """Tables are for the end of a batch, options for its beginning: workers know neither."""
+    process = command.start("run", small_slide, "--out", tmp_path / "out", "--quiet")
+    seen = set()
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            for worker in command.workers(process):
+                seen |= {Path(one.path).parts for one in worker.memory_maps()}
+        time.sleep(0.02)
+    process.communicate()
+    libraries = {part for parts in seen for part in parts}
+    assert process.returncode == 0
+    assert {"tensorflow", "zarrs"} <= libraries
+    assert not {"pandas", "pydantic_core"} & libraries
 
 
 AGAIN = """
@@ -182,6 +200,51 @@ def test_without_a_place_for_its_socket_workers_begin_as_usual(small_slide, tmp_
     options = ("--out", tmp_path / "out", "--quiet")
     process = command.start("run", small_slide, *options, environment={"TMPDIR": str(scratch)})
     assert ended(process) == command.Result(0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["run", "slide.tif", "--out", "out"], True),
+        (["demo"], True),
+        (["rerun", "run.json", "-o", "out"], True),
+        (["run", "slide.tif", "--out", "out", "--workers", "0"], False),
+        (["run", "slide.tif", "--out", "out", "--workers=0"], False),
+        (["run", "slide.tif", "--out", "out", "--cluster", "slurm"], False),
+        (["run", "--help"], False),
+        (["run", "-h"], False),
+        (["submit", "job.yaml"], False),
+        (["info", "run"], False),
+        (["--version"], False),
+        ([], False),
+    ],
+)
+def test_who_will_want_workers_here_is_seen_before_options_are_understood(words, expected):
+    assert first.computes(words) is expected
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        pytest.param(
+            f"run_path({str(Path(sys.executable).parent / 'nucleiflow')!r}", id="installed"
+        ),
+        pytest.param("run_module('nucleiflow'", id="module"),
+    ],
+)
+def test_what_takes_longest_begins_before_the_command_line_is_loaded(begun):
+    """And what workers import again, as they do the file that a command began with, is light."""
+    code = f"""
+        import runpy, sys
+        from nucleiflow import warm
+        warm.up = lambda: sys.exit(f"up, {{'typer' in sys.modules}}")
+        sys.argv = ["nucleiflow", "run", "slide.tif", "--out", "out"]
+        runpy.{begun}, run_name="__main__")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "up, False\n")
 
 
 def test_imported_by_anybody_else_it_loads_nothing():
