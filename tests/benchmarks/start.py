@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="for the slide and results")
     parser.add_argument("--size-px", type=int, default=720)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
