@@ -247,6 +247,17 @@ def test_what_takes_longest_begins_before_the_command_line_is_loaded(begun):
     assert (done.returncode, done.stderr) == (1, "up, False\n")
 
 
+def test_ctrl_c_in_the_first_moment_is_no_traceback(monkeypatch):
+    def stopped():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(warm, "up", stopped)
+    monkeypatch.setattr(sys, "argv", ["nucleiflow", "run", "slide.tif", "--out", "out"])
+    with pytest.raises(SystemExit) as end:
+        first.main()
+    assert end.value.code == 130
+
+
 def test_imported_by_anybody_else_it_loads_nothing():
     code = "import sys, nucleiflow.preloaded; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

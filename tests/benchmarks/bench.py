@@ -190,7 +190,7 @@ def pipeline(found):
             f"start to end |"
         )
     if "scale" in found:
-        peaks, cost = found["scale"]["peaks"], found["scale"]["cpu_seconds_per_megapixel"]
+        peaks, linear = found["scale"]["peaks"], found["scale"]["linear"]
         who = {
             "worker": "worker",
             "driver": "driver",
@@ -200,12 +200,11 @@ def pipeline(found):
             told = ", ".join(f"{one[f'{kind}_mb']:,.0f}" for one in peaks)
             sizes = ", ".join(f"{one['megapixels']:,.0f}" for one in peaks)
             lines.append(f"| peak memory of the {text} at {sizes} MP | {told} MB |")
-        few, many = sorted(cost, key=int)
-        told = ", ".join(f"{cost[many][name] / cost[few][name]:.2f} x" for name in cost[few])
-        sizes = " over ".join(f"{int(side) ** 2 / 1e6:,.0f} MP" for side in (many, few))
+        few, many = linear["megapixels"]
         lines.append(
             "| processor per MP of the tiles' tasks, with the slide's, with the start of "
-            f"processes, {sizes} | {told} |"
+            f"processes, {many:,.0f} MP over {few:,.0f} MP | {said(linear['tiles'], 2)}, "
+            f"{said(linear['slide'], 2)}, {linear['command']:.2f} x |"
         )
     if "stages" in found:
         lines += ["", "| processor, ms per MP, beside the network | |", "|---|---|"]

@@ -151,12 +151,12 @@ def bare_network(slide, run_json, calls):
 def stages(given):
     slide, maps = dense(given.folder, STAGES_PX), given.folder / "maps"
     environment = standin.environment(maps, 0)
-    child("serial", slide, given.folder / "out-stages", env=environment)  # keeps the maps
+    child("serial", given.folder / "out-stages", slide, env=environment)  # keeps the maps
     environment = standin.environment(maps, 1e6)
     outs = [given.folder / f"out-stages-{number}" for number in range(given.rounds)]
     for out in outs:  # all at first: a disk that has just deleted much is busy
         shutil.rmtree(out, ignore_errors=True)
-    runs = [child("serial", slide, out, env=environment) for out in outs]
+    runs = [child("serial", out, slide, env=environment)[0] for out in outs]
     decoded = [child("decode", slide)["seconds"] for _ in range(given.rounds)]
     megapixels, nuclei = STAGES_PX**2 / 1e6, runs[0]["nuclei"]
     total = [sum(one["cpu"].values()) for one in runs]
@@ -176,9 +176,9 @@ def stages(given):
     }
 
 
-def serial(slide, out, *first):
-    """A run in this process, whose tasks are timed: CPU seconds of all threads, by task. Those of
-    a slide that is done `first` do not count.
+def serial(out, *slides):
+    """Slides one after the other in this process, whose tasks are timed: of each, CPU seconds of
+    all threads, by task.
     """
     from nucleiflow import batch, config, heap, pool
     from nucleiflow.progress import Quiet
@@ -195,11 +195,13 @@ def serial(slide, out, *first):
 
     pool.perform = timed
     heap.settle()  # as workers do
-    for one in (*first, slide):
+    found = []
+    for one in slides:
         cpu.clear()
         wanted = batch.slides([str(one)], config.RunConfig(restart=True))
         done = batch.run(wanted, Path(out), cluster=batch.local(0), progress=Quiet())
-    print(json.dumps({"cpu": cpu, "nuclei": done.slides[0]["nuclei"]}))
+        found.append({"cpu": dict(cpu), "nuclei": done.slides[0]["nuclei"]})
+    print(json.dumps(found))
 
 
 def decode(slide):
@@ -224,7 +226,7 @@ def feed(given):
         slides.append(given.folder / f"feed-{number}.tif")
         slides[-1].unlink(missing_ok=True)
         os.link(slide, slides[-1])
-    child("serial", slide, given.folder / "out-feed", env=standin.environment(maps, 0))
+    child("serial", given.folder / "out-feed", slide, env=standin.environment(maps, 0))
     shutil.rmtree(given.folder / "out-feed")
     found = []
     for rate in given.rates:
@@ -259,23 +261,32 @@ def scale(given):
         row = memory.measure(given.folder, side, tissue, 1)
         figures = "megapixels", "worker_mb", "driver_mb", "loader_mb"
         rows.append({name: row[name] for name in figures})
-    maps, cost = given.folder / "maps", {}
-    small = dense(given.folder, SMALL_PX)
-    for side in (SMALL_PX, LARGE_PX):
-        slide, out = dense(given.folder, side), given.folder / "out-scale"
+    maps, whole = given.folder / "maps", {}
+    small, large = dense(given.folder, SMALL_PX), dense(given.folder, LARGE_PX)
+    out, env = given.folder / "out-scale", standin.environment(maps, 1e6)
+    for slide, side in ((small, SMALL_PX), (large, LARGE_PX)):
         nucleiflow([slide], out, env=standin.environment(maps, 0))  # keeps the maps
-        env = standin.environment(maps, 1e6)
-        _, _, whole = nucleiflow([slide], out, env=env)
-        cpu = [child("serial", slide, out, small, env=env)["cpu"] for _ in range(given.rounds)]
-        shutil.rmtree(out)
-        megapixels = side**2 / 1e6
-        tiles = [sum(value for name, value in one.items() if name in OF_TILES) for one in cpu]
-        cost[side] = {
-            "tiles": statistics.median(tiles) / megapixels,
-            "slide": statistics.median([sum(one.values()) for one in cpu]) / megapixels,
-            "command": whole / megapixels,
-        }
-    return {"peaks": rows, "cpu_seconds_per_megapixel": cost}
+        whole[side] = nucleiflow([slide], out, env=env)[2] / side**2
+    rounds = [
+        child("serial", out, small, small, large, small, env=env) for _ in range(given.rounds)
+    ]
+    shutil.rmtree(out)
+    return {
+        "peaks": rows,
+        "linear": {
+            "megapixels": [SMALL_PX**2 / 1e6, LARGE_PX**2 / 1e6],
+            "tiles": spread([over_small(one, OF_TILES) for one in rounds]),
+            "slide": spread([over_small(one, one[0]["cpu"]) for one in rounds]),
+            "command": whole[LARGE_PX] / whole[SMALL_PX],
+        },
+    }
+
+
+def over_small(runs, tasks):
+    """CPU seconds per MP of a large slide over those of the small ones before and after it."""
+    _, *before_large_after = runs  # the first is done to have loaded all
+    before, many, after = (sum(one["cpu"][task] for task in tasks) for one in before_large_after)
+    return many / LARGE_PX**2 / ((before + after) / 2 / SMALL_PX**2)
 
 
 PARTS = {"ratio": ratio, "stages": stages, "feed": feed, "scale": scale}
