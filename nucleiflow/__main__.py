@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from nucleiflow.errors import STOPPED
+
 COMPUTING = {"run", "rerun", "demo"}
-STOPPED = 130  # as a shell tells of Ctrl-C
-DECIDE_LATER = ("-h", "--help", "--cluster", "--workers", "--debug")
+DECIDE_LATER = ("-h", "--help", "--cluster", "--workers")
 
 
 def computes(words: Sequence[str]) -> bool:

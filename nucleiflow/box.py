@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-WRITTEN = re.compile(r"\s*(\d{1,9}):(\d{1,9})\s*,\s*(\d{1,9}):(\d{1,9})\s*")  # y0:y1,x0:x1
+REGION_BOX = re.compile(r"\s*(\d{1,9}):(\d{1,9})\s*,\s*(\d{1,9}):(\d{1,9})\s*")  # y0:y1,x0:x1
 
 
 @dataclass(frozen=True, order=True, slots=True)

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from nucleiflow.box import WRITTEN
+from nucleiflow.box import REGION_BOX
 from nucleiflow.complaint import ContradictionError, SecretError, UnknownKeyError
 
 KINDS = ("serial", "local", "gpu", "slurm", "connect")
@@ -133,7 +133,7 @@ def _regions(given: Any) -> Any:
 
 
 def _region(text: Any, info: ValidationInfo) -> Any:
-    is_box = isinstance(text, str) and WRITTEN.fullmatch(text)
+    is_box = isinstance(text, str) and REGION_BOX.fullmatch(text)
     return text if is_box else placed(text, info)
 
 

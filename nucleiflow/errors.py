@@ -1,6 +1,7 @@
 """What can go wrong, named by who must act. The command line prints one line for each of these."""
 
 UNFINISHED, SOME_FAILED, HOLES = 1, 3, 4  # exit codes of a batch that no single error ends
+STOPPED = 130  # that of a command, as a shell tells of Ctrl-C
 
 
 class NucleiflowError(Exception):

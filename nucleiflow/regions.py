@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nucleiflow import geojson, records, region, source
-from nucleiflow.box import WRITTEN, Box
+from nucleiflow.box import REGION_BOX, Box
 from nucleiflow.errors import ConfigError, RunError, SlideError
 from nucleiflow.identity import open_bytes
 from nucleiflow.job import Job, View
@@ -27,7 +27,7 @@ def read(given: Sequence[str], slide_px: tuple[int, int]) -> Region:
 
 
 def _one(text: str, slide_px: tuple[int, int]) -> Region:
-    if match := WRITTEN.fullmatch(text):
+    if match := REGION_BOX.fullmatch(text):
         y0, y1, x0, x1 = (int(end) for end in match.groups())
         if y1 <= y0 or x1 <= x0:
             raise ConfigError(f"region {text} is empty: write it as y0:y1,x0:x1, level-0 px")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from nucleiflow import answer
+from nucleiflow.errors import STOPPED
 from nucleiflow.options import (
     INPUT,
     Account,
@@ -64,8 +65,6 @@ from nucleiflow.options import (
     WorkingMpp,
     option,
 )
-
-STOPPED = 130
 
 
 def run_command(
